@@ -1,0 +1,255 @@
+"""`stabn-train`: trains the compact network on Synthetic-Something, saves as it goes, resumes where it stopped."""
+
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Options:
+    """Train the compact network on generated clips. Started again with the same --out, it goes on where it stopped."""
+
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("runs/synthetic.safetensors")
+    """The weights to write; FILE.log.jsonl and, until the end, FILE.resume are kept beside them."""
+    steps: int = 2400
+    """Optimiser steps in all."""
+    batch: int = 32
+    """Clips per step; each clip is generated once and never seen again."""
+    rate: float = 3e-3
+    """Peak learning rate of AdamW: warmed up over 100 steps, held, and taken to zero over the last third."""
+    decay: float = 0.05
+    """Weight decay of AdamW."""
+    init: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
+    """Weights to start from, every tensor that fits: the extractor and the perception branch of a trained backbone."""
+    seed: int = 0
+    """Fixes the initial weights and the clips, those of seeds 10**9 * (1 + SEED) and more."""
+    frames: int = 16
+    """Frames of a clip."""
+    size: int = 64
+    """Height and width of a clip in pixels; the attention maps have an eighth of it."""
+    width: int = 16
+    """Planes of the first residual layer: the network's size grows with its square."""
+    attention: Literal["both", "spatial", "temporal", "none"] = "both"
+    """The attention of the paper, one of its parts, or the same backbone without the branch."""
+    backgrounds: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
+    """A folder of pictures to use as backgrounds beside the drawn ones."""
+    device: str = "auto"
+    """Where to train: auto, cpu, cuda."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """bfloat16 where PyTorch's autocast allows it, or float32 throughout."""
+    threads: int = 0
+    """Processor threads for the network; 0 leaves it to PyTorch."""
+    workers: int = 1
+    """Processes that generate clips."""
+    save_every: int = 100
+    """Steps between two saves of the state that resuming needs."""
+
+
+def rate_at(step: int, options: Options) -> float:
+    """Learning rate of a step: linear warm-up, constant, linear to zero over the last third."""
+    rise = (step + 1) / min(100, options.steps)
+    fall = 3 * (options.steps - step) / options.steps
+    return options.rate * min(1.0, rise, fall)
+
+
+class Clips:
+    """The training clips as a map-style data set: item i is generated from the i-th training seed of this run."""
+
+    def __init__(self, options: Options) -> None:
+        from stabn.synthetic import TRAINING_SEEDS
+
+        self.options, self.first = options, TRAINING_SEEDS * (1 + options.seed)
+        self.backgrounds = read_pictures(options.backgrounds) if options.backgrounds else None
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        from stabn.synthetic import generate
+
+        o = self.options
+        sample = generate(self.first + index, o.frames, o.size, self.backgrounds)
+        return sample.frames, sample.label
+
+
+def read_pictures(folder: Path) -> list[Any]:
+    """The pictures of a folder, uint8 RGB, their short side scaled down to 256 pixels.
+
+    Raises:
+        ValueError: the folder holds none.
+    """
+    import cv2
+
+    pictures = []
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        picture = cv2.imread(str(path), cv2.IMREAD_COLOR)
+        if picture is not None and min(picture.shape[:2]) >= 16:
+            scale = min(1.0, 256 / min(picture.shape[:2]))
+            small = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+            pictures.append(small[..., ::-1].copy())
+    if not pictures:
+        raise ValueError(f"{folder}: no picture of at least 16 x 16 pixels to use as a background")
+    return pictures
+
+
+def start_from(network: Any, trained: Any) -> None:
+    """Copies every tensor that both networks have in the same shape into `network`.
+
+    Raises:
+        ValueError: none fits.
+    """
+    own = network.state_dict()
+    fitting = {k: v for k, v in trained.state_dict().items() if k in own and own[k].shape == v.shape}
+    if "stem.0.weight" not in fitting:
+        raise ValueError("--init: not even the first convolution fits; the weights are of another kind of network")
+    network.load_state_dict(own | fitting)
+
+
+def train(options: Options) -> None:
+    """Trains, logs a JSON line every 20 steps, saves; see Options.
+
+    Raises:
+        ValueError: an option is out of range, the folder of backgrounds is of no use, or the state to resume from was
+            made with other options.
+    """
+    import cv2
+    import torch
+    from torch.utils.data import DataLoader
+    from tqdm import tqdm
+
+    from stabn import checkpoint, model, synthetic
+
+    for name, least in (("steps", 1), ("batch", 2), ("width", 1), ("save_every", 1)):
+        if getattr(options, name) < least:
+            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}: it must be at least {least}")
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    cv2.setNumThreads(1)
+    torch.manual_seed(options.seed)
+    device = checkpoint.pick_device(options.device)
+    config = model.Config(
+        classes=len(synthetic.CLASSES),
+        frames=options.frames,
+        size=options.size,
+        layers=(1, 1, 1, 1),
+        width=options.width,
+        stem=(5, 5, 5),
+        pool=False,
+        crop=False,
+        attention=options.attention,
+    )
+    network = model.STABN(config, synthetic.CLASSES).to(device)
+    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    if options.init:
+        start_from(network, checkpoint.load(options.init))
+    optimizer = torch.optim.AdamW(network.parameters(), options.rate, weight_decay=options.decay)
+
+    # What decides the weights; the rest (threads, workers, where to write) may change between two runs.
+    recipe = {k: str(v) for k, v in asdict(options).items() if k not in _FREE} | {"generator": str(synthetic.VERSION)}
+    state_file = options.out.with_name(options.out.name + ".resume")
+    log_file = options.out.with_name(options.out.name + ".log.jsonl")
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    step, seconds = 0, 0.0
+    if state_file.exists():
+        state = torch.load(state_file, map_location=device, weights_only=True)
+        changed = [k for k in recipe if state["recipe"].get(k) != recipe[k]]
+        if changed:
+            was = ", ".join(f"{k} {state['recipe'].get(k)} (now {recipe[k]})" for k in changed)
+            raise ValueError(
+                f"{state_file}: this run was started with other options: {was}. Use these, or another --out"
+            )
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["random"].cpu())
+        step, seconds = state["step"], state["seconds"]
+    keep_log(log_file, step)
+
+    loader: DataLoader[Any] = DataLoader(
+        Clips(options),  # type: ignore[arg-type]
+        batch_size=options.batch,
+        sampler=range(step * options.batch, options.steps * options.batch),
+        num_workers=options.workers,
+        prefetch_factor=4 if options.workers else None,
+        worker_init_fn=_one_thread,
+        generator=torch.Generator(),  # else it draws from the stream of chance that dropout resumes
+    )
+    mean, std = (torch.tensor(v, device=device)[:, None, None, None] for v in (config.mean, config.std))
+    network.train()
+    begun, sums, count = time.perf_counter() - seconds, torch.zeros(4), 0
+    progress = tqdm(loader, total=options.steps, initial=step, unit="step", disable=None)
+    for frames, labels in progress:
+        clips = (frames.to(device).permute(0, 4, 1, 2, 3).float() / 255 - mean) / std
+        clips, labels = clips.contiguous(memory_format=torch.channels_last_3d), labels.to(device)
+        for group in optimizer.param_groups:
+            group["lr"] = rate_at(step, options)
+        with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
+            output = network(clips)
+            losses = model.loss(output, labels)
+        optimizer.zero_grad()
+        losses.total.backward()
+        # bfloat16 convolutions on a CPU now and then give a gradient that is not finite: such a step is left out.
+        if torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0).isfinite():
+            optimizer.step()
+        step += 1
+
+        right = (output.logits.argmax(1) == labels).float().mean()
+        sums += torch.stack([*losses, right]).detach().cpu()
+        count += 1
+        if step % 20 == 0 or step == options.steps:
+            line = dict(zip(("loss", "perception", "attention", "top1"), (sums / count).tolist(), strict=True))
+            if not all(v == v for v in line.values()):
+                raise ValueError(f"the loss became NaN at step {step}: train with a lower --rate than {options.rate:g}")
+            seconds, sums, count = time.perf_counter() - begun, torch.zeros(4), 0
+            progress.set_postfix({k: f"{v:.2f}" for k, v in line.items()})
+            with log_file.open("a") as log:
+                log.write(json.dumps({"step": step, "seconds": round(seconds, 1), **line}) + "\n")
+        if step % options.save_every == 0 and step < options.steps:
+            state = {"recipe": recipe, "network": network.state_dict(), "optimizer": optimizer.state_dict()}
+            state |= {"random": torch.get_rng_state(), "step": step, "seconds": time.perf_counter() - begun}
+            partial = state_file.with_name(state_file.name + ".partial")
+            torch.save(state, partial)
+            os.replace(partial, state_file)
+
+    network.metadata["trained"] = {
+        **recipe,
+        "clips": options.steps * options.batch,
+        "seconds": round(time.perf_counter() - begun),
+        "torch": torch.__version__,
+    }
+    checkpoint.save(network.eval(), options.out)
+    state_file.unlink(missing_ok=True)
+
+
+_FREE = {"out", "device", "threads", "workers", "save_every"}
+
+
+def keep_log(log_file: Path, step: int) -> None:
+    """Cuts the log back to the step that is resumed from, so that no step stands in it twice."""
+    if log_file.exists():
+        lines = [line for line in log_file.read_text().splitlines() if json.loads(line)["step"] <= step]
+        log_file.write_text("".join(line + "\n" for line in lines))
+
+
+def _one_thread(_: int) -> None:
+    import cv2
+
+    cv2.setNumThreads(1)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `stabn-train`. Exit code 0: the weights are written, 1: training failed, 2: wrong use."""
+    options = tyro.cli(Options, prog="stabn-train", args=arguments)
+    try:
+        train(options)
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit(f"stopped: the same command goes on from the last save ({options.out}.resume)")
+    print(f"wrote {options.out}")
+
+
+if __name__ == "__main__":
+    main()

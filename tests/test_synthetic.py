@@ -1,0 +1,151 @@
+"""Synthetic-Something: clips are pure functions of their seeds, and their evidence is where the change is."""
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from stabn import synthetic
+from stabn.synthetic import CLASSES, generate
+
+CAMERA = [k for k, name in enumerate(CLASSES) if "camera" in name and not name.startswith("Moving something")]
+
+
+def seeds(name: str, count: int) -> list[int]:
+    """Evaluation seeds of one class."""
+    return [CLASSES.index(name) + len(CLASSES) * k for k in range(count)]
+
+
+def test_sample_has_the_promised_shapes_and_types():
+    sample = generate(3, frames=6, size=32)
+    assert sample.frames.shape == (6, 32, 32, 3)
+    assert sample.frames.dtype == np.uint8
+    assert sample.mask.shape == (6, 32, 32)
+    assert sample.mask.dtype == bool
+    assert sample.action.shape == (6,)
+    assert sample.action.dtype == bool
+    assert sample.label == 3
+
+
+def test_a_clip_is_a_pure_function_of_its_seed():
+    np.random.seed(0)
+    first = generate(11, frames=5, size=32)
+    np.random.seed(1)
+    generate(12, frames=5, size=32)
+    again = generate(11, frames=5, size=32)
+    for a, b in zip(first, again, strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert not np.array_equal(first.frames, generate(11 + len(CLASSES), frames=5, size=32).frames)
+
+
+def plan_digest() -> str:
+    """sha256 over everything that is drawn by chance before the first pixel, rounded so that no last bit counts."""
+    digest = hashlib.sha256()
+    for seed in [*range(2 * len(CLASSES)), synthetic.TRAINING_SEEDS]:
+        rng = np.random.default_rng([synthetic.VERSION, seed])
+        scene = synthetic._plan(rng, seed % len(CLASSES), 8, 32)
+        camera = scene.camera
+        curves = [scene.p, camera.x, camera.y, camera.zoom, camera.roll]
+        for layer in scene.layers:
+            curves += [layer.x, layer.y, layer.scale, layer.angle]
+        for curve in curves:
+            digest.update((np.round(np.asarray(curve, np.float64), 4) + 0.0).tobytes())
+        digest.update(str(rng.integers(2**32)).encode())  # and how often chance was asked
+    return digest.hexdigest()
+
+
+def test_the_generator_is_the_one_that_its_version_names():
+    """Whoever changes what clips look like raises VERSION, trains anew, makes every table anew, then this hash."""
+    assert (synthetic.VERSION, plan_digest()) == (1, "dedf093d7fe264d1c616bfa4cae87a814563a9013e77b0690f538d90d6cb9349")
+
+
+def test_the_drawing_is_the_one_that_the_version_names():
+    """Thumbnails within two grey levels: decoders and processors may round differently, generators may not."""
+    thumbnails = [
+        generate(seed, 4, 32).frames.reshape(4, 2, 16, 2, 16, 3).mean((0, 2, 4, 5)).ravel() for seed in (0, 7, 13)
+    ]
+    np.testing.assert_allclose(thumbnails, THUMBNAILS, atol=2)
+
+
+THUMBNAILS = [[73.3, 68.5, 75.6, 84.0], [25.9, 47.4, 35.2, 32.6], [100.6, 102.3, 107.7, 101.1]]
+
+
+@pytest.mark.parametrize("name", [name for k, name in enumerate(CLASSES) if k not in CAMERA])
+def test_what_acts_has_a_mask_and_the_mask_is_a_small_part(name):
+    shares = np.concatenate([generate(seed, 6, 32).mask.mean((1, 2)) for seed in seeds(name, 6)])
+    assert 0 < np.median(shares) < 0.25
+
+
+@pytest.mark.parametrize("label", CAMERA)
+def test_a_camera_class_has_an_empty_mask_and_an_action(label):
+    sample = generate(label, 8, 32)
+    assert not sample.mask.any()
+    assert sample.action.any()
+
+
+def test_the_median_mask_covers_3_to_12_percent():
+    shares = np.concatenate([generate(seed, 6, 48).mask.mean((1, 2)) for seed in range(180)])
+    assert 0.03 <= np.median(shares[shares > 0]) <= 0.12
+
+
+def test_holding_is_its_own_evidence():
+    assert generate(CLASSES.index("Holding something"), 8, 32).action.all()
+
+
+@pytest.mark.parametrize(
+    ("name", "axis", "sign"),
+    [
+        ("Pushing something from left to right", 1, 1),
+        ("Pushing something from right to left", 1, -1),
+        ("Moving something up", 0, -1),
+        ("Moving something down", 0, 1),
+        ("Something falling like a rock", 0, 1),
+    ],
+)
+def test_what_acts_moves_the_way_the_class_says(name, axis, sign):
+    """The thing is the acting layer that is not the long arm."""
+    for seed in seeds(name, 12):
+        scene = synthetic._plan(np.random.default_rng([synthetic.VERSION, seed]), seed % len(CLASSES), 16, 64)
+        acting = [layer for layer in scene.layers if layer.acting]
+        thing = min(acting, key=lambda layer: layer.sprite.shape[0] / layer.sprite.shape[1])
+        path = thing.x if axis == 1 else thing.y
+        assert sign * (path[-1] - path[0]) > 0.15
+
+
+@pytest.mark.parametrize(
+    ("name", "dx", "dy"),
+    [("left", 1, 0), ("right", -1, 0), ("upwards", 0, 1), ("downwards", 0, -1)],
+)
+def test_when_the_camera_turns_the_picture_goes_the_other_way(name, dx, dy):
+    """Where a world point is drawn in the first and the last frame."""
+    for seed in seeds(f"Turning the camera {name} while filming something", 8):
+        scene = synthetic._plan(np.random.default_rng([synthetic.VERSION, seed]), seed % len(CLASSES), 16, 64)
+        matrices = synthetic._view(scene.camera, np.array([0.0, 15.0]), 1.0, 64)
+        first, last = (matrix @ np.array([0.5, 0.5, 1]) for matrix in matrices)
+        assert np.dot(last - first, (dx, dy)) > 0.1 * 64
+
+
+def test_frames_change_more_in_the_action_than_outside():
+    inside, outside = [], []
+    for seed in seeds("Turning the camera left while filming something", 30):
+        sample = generate(seed, 12, 32)
+        change = np.abs(np.diff(sample.frames.astype(float), axis=0)).mean((1, 2, 3))
+        both = sample.action[1:] & sample.action[:-1]
+        inside += change[both].tolist()
+        outside += change[~sample.action[1:] & ~sample.action[:-1]].tolist()
+    assert np.median(inside) > 1.3 * np.median(outside)
+
+
+def test_backgrounds_are_an_argument_and_are_not_changed():
+    photo = np.full((40, 60, 3), 200, np.uint8)
+    before = photo.copy()
+    plain = [generate(seed, 3, 32).frames for seed in range(6)]
+    photographed = [generate(seed, 3, 32, backgrounds=[photo]).frames for seed in range(6)]
+    assert any(not np.array_equal(a, b) for a, b in zip(plain, photographed, strict=True))
+    np.testing.assert_array_equal(photo, before)
+
+
+@pytest.mark.parametrize(("arguments", "word"), [((-1, 8, 32), "seed"), ((0, 1, 32), "frames"), ((0, 8, 15), "size")])
+def test_bad_arguments_are_named_with_their_value(arguments, word):
+    with pytest.raises(ValueError, match=f"`{word}` is {arguments[('seed', 'frames', 'size').index(word)]}"):
+        generate(*arguments)

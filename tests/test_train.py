@@ -1,0 +1,125 @@
+"""Training on a tiny network: it saves, resumes as if it had never stopped, and says what is wrong."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+import stabn
+from stabn import synthetic, train
+from stabn.train import Options
+
+
+@pytest.fixture()
+def options(tmp_path: Path) -> Options:
+    return Options(
+        out=tmp_path / "run" / "tiny.safetensors",
+        steps=4,
+        batch=2,
+        frames=4,
+        size=16,
+        width=2,
+        precision="fp32",
+        threads=1,
+        workers=0,
+    )
+
+
+class Stop(Exception):
+    """A run that is killed."""
+
+
+def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Makes the run die in the step after `step`."""
+    honest = train.rate_at
+
+    def dying(at: int, options: Options) -> float:
+        if at == step:
+            raise Stop
+        return honest(at, options)
+
+    monkeypatch.setattr(train, "rate_at", dying)
+
+
+def test_training_writes_weights_that_load_and_say_how_they_were_made(options):
+    train.train(options)
+    model = stabn.load(options.out)
+    assert model.classes == list(synthetic.CLASSES)
+    assert model.metadata["trained"]["clips"] == 8
+    assert model.metadata["trained"]["generator"] == str(synthetic.VERSION)
+    assert not options.out.with_name("tiny.safetensors.resume").exists()
+    log = [json.loads(line) for line in options.out.with_name("tiny.safetensors.log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in log] == [4]
+    assert log[0]["loss"] == pytest.approx(log[0]["perception"] + log[0]["attention"], rel=1e-4)
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(options, tmp_path, monkeypatch):
+    train.train(options)
+    killed = replace(options, out=tmp_path / "killed" / "tiny.safetensors", save_every=2)
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        stop_after(patch, 3)
+        train.train(killed)
+    assert not killed.out.exists()
+    train.train(killed)
+    whole, resumed = stabn.load(options.out).state_dict(), stabn.load(killed.out).state_dict()
+    for name, tensor in whole.items():
+        torch.testing.assert_close(tensor, resumed[name], rtol=0, atol=0)
+
+
+def test_a_run_is_not_resumed_with_other_options(options, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Stop):
+        stop_after(patch, 2)
+        train.train(replace(options, save_every=1))
+    with pytest.raises(ValueError, match=r"other options: batch 2 \(now 3\)"):
+        train.train(replace(options, batch=3))
+
+
+def test_training_starts_from_a_backbone(options, tmp_path):
+    backbone = replace(options, attention="none", out=tmp_path / "backbone.safetensors", steps=1)
+    train.train(backbone)
+    started = replace(options, init=str(backbone.out), steps=1, rate=0.0)
+    train.train(started)
+    before, after = stabn.load(backbone.out), stabn.load(options.out)
+    torch.testing.assert_close(
+        before.layer3.state_dict()["0.conv1.weight"], after.layer3.state_dict()["0.conv1.weight"]
+    )
+    other = replace(options, init=str(backbone.out), width=3)
+    with pytest.raises(ValueError, match="first convolution"):
+        train.train(other)
+
+
+def test_the_rate_rises_holds_and_falls():
+    options = Options(steps=600, rate=1.0)
+    rates = [train.rate_at(step, options) for step in range(600)]
+    assert rates[0] == pytest.approx(0.01)
+    assert rates[100] == rates[399] == 1
+    assert rates[500] == pytest.approx(0.5)
+    assert 0 < rates[599] < 0.01
+
+
+def test_pictures_of_a_folder_are_read_as_rgb(tmp_path):
+    cv2.imwrite(str(tmp_path / "red.png"), np.full((20, 600, 3), (0, 0, 255), np.uint8))
+    (tmp_path / "notes.txt").write_text("no picture")
+    pictures = train.read_pictures(tmp_path)
+    assert [p.shape for p in pictures] == [(20, 600, 3)]
+    assert pictures[0][0, 0].tolist() == [255, 0, 0]
+
+
+@pytest.mark.parametrize("folder", ["empty", "missing"])
+def test_a_folder_without_pictures_is_named(tmp_path, folder):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=f"{folder}: no picture"):
+        train.read_pictures(tmp_path / folder)
+
+
+def test_the_command_says_what_is_wrong_in_one_sentence(options, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--out", str(options.out), "--steps", "0"])
+    assert str(stop.value) == "error: --steps is 0: it must be at least 1"
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--setps", "3"])
+    assert stop.value.code == 2
