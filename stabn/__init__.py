@@ -1,0 +1,39 @@
+"""stabn: the spatio-temporal attention branch network, its data, its weights, and video in and out.
+
+The names below are resolved on first use, so that `import stabn` and every `--help` stay instant.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stabn import synthetic
+    from stabn.checkpoint import load, save
+    from stabn.model import STABN, Attention, Config, Output
+    from stabn.video import Clip, read_clip
+
+__version__ = "0.1.0"
+__all__ = ["STABN", "Attention", "Clip", "Config", "Output", "load", "read_clip", "save", "synthetic"]
+
+_HOMES = {
+    "STABN": "stabn.model",
+    "Attention": "stabn.model",
+    "Config": "stabn.model",
+    "Output": "stabn.model",
+    "load": "stabn.checkpoint",
+    "save": "stabn.checkpoint",
+    "Clip": "stabn.video",
+    "read_clip": "stabn.video",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "synthetic":
+        return importlib.import_module("stabn.synthetic")
+    if name in _HOMES:
+        return getattr(importlib.import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'stabn' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
