@@ -29,7 +29,7 @@ def tiny(attention: str = "both") -> STABN:
     return STABN(config, synthetic.CLASSES).eval()
 
 
-@pytest.fixture()
+@pytest.fixture
 def oracle(monkeypatch: pytest.MonkeyPatch) -> STABN:
     """A network that attends to the mask and to the action, and answers with the label only under its own attention."""
     model = tiny()

@@ -14,7 +14,7 @@ from stabn import synthetic, train
 from stabn.train import Options
 
 
-@pytest.fixture()
+@pytest.fixture
 def options(tmp_path: Path) -> Options:
     return Options(
         out=tmp_path / "run" / "tiny.safetensors",
@@ -33,8 +33,8 @@ class Stop(Exception):
     """A run that is killed."""
 
 
-def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
-    """Makes the run die in the step after `step`."""
+def killed_after(monkeypatch: pytest.MonkeyPatch, step: int, options: Options) -> None:
+    """Starts a run that dies in the step after `step`."""
     honest = train.rate_at
 
     def dying(at: int, options: Options) -> float:
@@ -42,7 +42,10 @@ def stop_after(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
             raise Stop
         return honest(at, options)
 
-    monkeypatch.setattr(train, "rate_at", dying)
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "rate_at", dying)
+        with pytest.raises(Stop):
+            train.train(options)
 
 
 def test_training_writes_weights_that_load_and_say_how_they_were_made(options):
@@ -60,9 +63,7 @@ def test_training_writes_weights_that_load_and_say_how_they_were_made(options):
 def test_a_killed_run_goes_on_to_the_same_weights(options, tmp_path, monkeypatch):
     train.train(options)
     killed = replace(options, out=tmp_path / "killed" / "tiny.safetensors", save_every=2)
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        stop_after(patch, 3)
-        train.train(killed)
+    killed_after(monkeypatch, 3, killed)
     assert not killed.out.exists()
     train.train(killed)
     whole, resumed = stabn.load(options.out).state_dict(), stabn.load(killed.out).state_dict()
@@ -71,9 +72,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(options, tmp_path, monkeypatch
 
 
 def test_a_run_is_not_resumed_with_other_options(options, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(Stop):
-        stop_after(patch, 2)
-        train.train(replace(options, save_every=1))
+    killed_after(monkeypatch, 2, replace(options, save_every=1))
     with pytest.raises(ValueError, match=r"other options: batch 2 \(now 3\)"):
         train.train(replace(options, batch=3))
 

@@ -1,0 +1,536 @@
+"""`stabn-explain` from the outside: what it writes, what it refuses, and that nothing half-made stays."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import explain.render
+import explain.result
+from explain.cli import UsageError, find_videos, folder_names, main
+from explain.core import place
+from stabn import __version__
+from stabn.checkpoint import save, weights_hash
+from stabn.model import STABN, Config
+from stabn.video import iter_frames, probe
+
+CLASSES = ["Pushing something", "Moving something up", "Holding something"]
+FILES = ["explanation.npz", "figure.png", "manifest.json", "overlay.mp4", "temporal.csv", "temporal.png"]
+Make = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    config = Config(
+        classes=3, frames=4, size=16, block="basic", layers=(1, 1, 1, 1), width=4, stem=(3, 3, 3), pool=False
+    )
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save(STABN(config, CLASSES), path)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path, checkpoint: Path) -> Callable[..., int]:
+    """run(videos and options) with the tiny network into tmp_path/viz -> exit code"""
+
+    def call(*arguments: object) -> int:
+        common = ("--checkpoint", checkpoint, "--out", tmp_path / "viz")
+        return main([str(each) for each in (*arguments, *common)])
+
+    return call
+
+
+@pytest.fixture
+def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand-ins for the slow pictures, for tests of everything else."""
+    for name in ("figure", "temporal"):
+        monkeypatch.setattr(explain.render, name, lambda *args: Path(args[-1]).write_bytes(b"picture"))
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "manifest.json").read_text("utf-8"))
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+class TestResult:
+    def test_everything_is_there(
+        self, run: Callable[..., int], make_video: Make, tmp_path: Path, checkpoint: Path
+    ) -> None:
+        stamps = [0.0, 0.04, 0.2, 0.24, 0.5, 0.54, 0.6, 0.64, 0.68, 0.9]
+        source = make_video("a.mp4", np.full((10, 48, 64, 3), 90, np.uint8), stamps, audio="aac")
+        assert run(source) == 0
+        folder = tmp_path / "viz" / "a"
+        assert listing(folder) == FILES
+        assert listing(tmp_path / "viz") == ["a"]
+
+        told = manifest(folder)
+        assert told["method"] == "stabn"
+        assert told["video"]["name"] == "a.mp4"
+        assert (told["video"]["width"], told["video"]["height"], told["video"]["frames"]) == (64, 48, 10)
+        assert told["checkpoint"]["sha256"] == weights_hash(checkpoint)
+        assert told["knows"] == "knows 3 motions; this clip may show none of them"
+        assert [set(each) for each in told["top5"]] == [{"class", "probability"}] * 3
+        assert told["top5"][0]["probability"] == max(each["probability"] for each in told["top5"])
+        assert set(told["timings"]) == {"decode", "network", "render", "encode", "total"}
+        assert told["options"]["window"] is None
+        assert (told["scale"]["low"], told["scale"]["high"]) == (0, 1)
+        assert sorted([*told["files"], "manifest.json"]) == FILES
+
+        with np.load(folder / "explanation.npz", allow_pickle=False) as arrays:
+            assert set(arrays) == {
+                "spatial", "temporal", "frame_indices", "timestamps", "probabilities", "classes"
+            }  # fmt: skip
+            assert arrays["spatial"].shape[0] == 4
+            assert arrays["temporal"].shape == (4,)
+            assert arrays["probabilities"].sum() == pytest.approx(1)
+            assert arrays["classes"].tolist() == CLASSES
+            assert told["spatial"]["maximum"] == pytest.approx(arrays["spatial"].max())
+            np.testing.assert_allclose(arrays["timestamps"], np.array(stamps)[arrays["frame_indices"]], atol=1e-4)
+            rows = list(csv.DictReader((folder / "temporal.csv").open()))
+            assert [int(row["frame_index"]) for row in rows] == arrays["frame_indices"].tolist()
+            np.testing.assert_allclose([float(row["weight"]) for row in rows], arrays["temporal"], atol=1e-6)
+            np.testing.assert_allclose([float(row["seconds"]) for row in rows], arrays["timestamps"], atol=1e-6)
+
+        overlay = probe(folder / "overlay.mp4")
+        assert overlay.frame_count == 10
+        np.testing.assert_allclose(overlay.timestamps, stamps, atol=1e-3)  # variable frame rate kept
+        assert overlay.has_audio
+        assert overlay.source_size[1] == 320  # 64 pixels, enlarged five times
+        assert overlay.source_size[0] > 240
+
+    def test_the_overlay_shows_the_source(
+        self, run: Callable[..., int], make_video: Make, tmp_path: Path, small_figures: None
+    ) -> None:
+        frames = np.zeros((6, 240, 320, 3), np.uint8)
+        frames[:, :, 160:] = 255
+        assert run(make_video("a.mp4", frames)) == 0
+        for _, frame in iter_frames(tmp_path / "viz" / "a" / "overlay.mp4"):
+            assert frame[:240, 165:].mean() > frame[:240, :155].mean() + 40
+            assert frame[242:246].mean() < 40  # the band is dark
+
+    def test_on_request(self, run: Callable[..., int], make_video: Make, tmp_path: Path, small_figures: None) -> None:
+        assert run(make_video("a.mp4"), "--frames-png", "--maps-at-source-size") == 0
+        folder = tmp_path / "viz" / "a"
+        with np.load(folder / "explanation.npz") as arrays:
+            indices, spatial, large = (arrays[key] for key in ("frame_indices", "spatial", "spatial_source"))
+        assert large.dtype == np.float32
+        np.testing.assert_allclose(large, place(spatial, (0, 8, 48, 48), (48, 64)), atol=1e-6)
+        assert listing(folder / "frames") == [f"{index:06d}.png" for index in indices]
+        with Image.open(folder / "frames" / f"{indices[0]:06d}.png") as image:
+            assert image.size == (320, 240)
+        assert {f"frames/{index:06d}.png" for index in indices} < set(manifest(folder)["files"])
+
+    def test_windows(self, run: Callable[..., int], make_video: Make, tmp_path: Path, small_figures: None) -> None:
+        source = make_video("a.mp4", np.full((20, 32, 32, 3), 90, np.uint8))  # 0.8 s
+        assert run(source, "--window", 0.4, "--stride", 0.3) == 0
+        folder = tmp_path / "viz" / "a"
+        told = manifest(folder)
+        spans = [(each["start"], each["end"]) for each in told["windows"]]
+        np.testing.assert_allclose(spans, [(0, 0.4), (0.3, 0.7), (0.4, 0.8)])
+        with np.load(folder / "explanation.npz") as arrays:
+            np.testing.assert_allclose(arrays["windows"], spans)
+            assert arrays["window_probabilities"].shape == (3, 3)
+            np.testing.assert_allclose(arrays["probabilities"], arrays["window_probabilities"].mean(0), rtol=1e-5)
+            indices = arrays["frame_indices"]
+            assert (np.diff(indices) > 0).all()
+            assert len(arrays["spatial"]) == len(arrays["temporal"]) == len(indices) > 4
+        assert told["options"]["stride"] == 0.3
+        assert run(source, "--window", 0.4, "--overwrite") == 0
+        assert manifest(folder)["options"]["stride"] == 0.2
+
+    def test_a_target(
+        self,
+        run: Callable[..., int],
+        make_video: Make,
+        tmp_path: Path,
+        small_figures: None,
+    ) -> None:
+        assert run(make_video("a.mp4"), "--target", "holding something") == 0
+        told = manifest(tmp_path / "viz" / "a")
+        assert told["target"]["class"] == "Holding something"
+        assert told["options"]["target"] == "Holding something"
+
+    def test_a_folder_of_frames(self, run: Callable[..., int], tmp_path: Path, small_figures: None) -> None:
+        (tmp_path / "shots").mkdir()
+        for k in range(5):
+            Image.new("RGB", (40, 30), (50 * k, 0, 0)).save(tmp_path / "shots" / f"{k}.png")
+        assert run(tmp_path / "shots") == 0
+        folder = tmp_path / "viz" / "shots"
+        assert manifest(folder)["video"]["frames"] == 5
+        assert run(tmp_path / "shots") == 0  # the same again
+        Image.new("RGB", (40, 30), (1, 2, 3)).save(tmp_path / "shots" / "5.png")
+        assert run(tmp_path / "shots") == 1  # no longer the same
+
+
+class TestStanding:
+    """What is done about a folder that is there already."""
+
+    @pytest.fixture
+    def source(self, make_video: Make, run: Callable[..., int], small_figures: None) -> Path:
+        path = make_video("a.mp4")
+        assert run(path) == 0
+        return path
+
+    def test_the_same_again_is_skipped(
+        self,
+        source: Path,
+        run: Callable[..., int],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        before = (tmp_path / "viz/a/manifest.json").stat().st_mtime_ns
+        capsys.readouterr()
+        assert run(source) == 0
+        assert "skipped" in capsys.readouterr().out
+        assert (tmp_path / "viz/a/manifest.json").stat().st_mtime_ns == before
+
+    def test_other_options_are_refused_and_named(
+        self,
+        source: Path,
+        run: Callable[..., int],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        before = manifest(tmp_path / "viz/a")
+        assert run(source, "--window", 0.2) == 1
+        error = capsys.readouterr().err
+        assert "window None instead of 0.2" in error
+        assert "--overwrite" in error
+        assert manifest(tmp_path / "viz/a") == before
+        assert run(source, "--window", 0.2, "--overwrite") == 0
+        assert manifest(tmp_path / "viz/a")["options"]["window"] == 0.2
+        assert listing(tmp_path / "viz") == ["a"]
+
+    def test_another_video_is_refused(
+        self,
+        source: Path,
+        run: Callable[..., int],
+        make_video: Make,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        make_video("a.mp4", np.full((8, 32, 32, 3), 200, np.uint8))
+        assert run(source) == 1
+        assert "was made from another video: pass --overwrite" in capsys.readouterr().err
+
+    def test_another_checkpoint_and_version_are_refused(
+        self,
+        source: Path,
+        run: Callable[..., int],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        told = manifest(tmp_path / "viz/a")
+        told["checkpoint"]["sha256"] = "0" * 64
+        told["version"] = f"{__version__}.old"
+        (tmp_path / "viz/a/manifest.json").write_text(json.dumps(told))
+        assert run(source) == 1
+        assert f"another checkpoint and version {__version__}.old" in capsys.readouterr().err
+
+    def test_a_result_with_a_file_gone_is_not_finished(
+        self, source: Path, run: Callable[..., int], tmp_path: Path
+    ) -> None:
+        (tmp_path / "viz/a/overlay.mp4").unlink()
+        assert run(source) == 1
+        assert run(source, "--overwrite") == 0
+        assert (tmp_path / "viz/a/overlay.mp4").exists()
+
+    def test_files_of_the_user_are_never_removed(
+        self,
+        source: Path,
+        run: Callable[..., int],
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        (tmp_path / "viz/a/thoughts.txt").write_text("mine")
+        assert run(source, "--overwrite") == 1
+        assert "also holds thoughts.txt" in capsys.readouterr().err
+        assert (tmp_path / "viz/a/thoughts.txt").read_text() == "mine"
+
+    @pytest.mark.parametrize("content", ["{}", "not json", None])
+    def test_a_folder_that_is_no_result_is_never_replaced(
+        self,
+        source: Path,
+        run: Callable[..., int],
+        make_video: Make,
+        tmp_path: Path,
+        content: str | None,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        (tmp_path / "viz/b").mkdir()
+        (tmp_path / "viz/b/notes.txt").write_text("mine")
+        if content is not None:
+            (tmp_path / "viz/b/manifest.json").write_text(content)
+        other = make_video("b.mp4")
+        assert run(other, "--overwrite") == 1
+        assert "not a finished result" in capsys.readouterr().err
+        assert (tmp_path / "viz/b/notes.txt").read_text() == "mine"
+
+    def test_an_empty_folder_is_used_and_a_file_is_not(
+        self, source: Path, run: Callable[..., int], make_video: Make, tmp_path: Path
+    ) -> None:
+        (tmp_path / "viz/b").mkdir()
+        assert run(make_video("b.mp4")) == 0
+        assert listing(tmp_path / "viz/b") == FILES
+        (tmp_path / "viz/c").write_text("mine")
+        assert run(make_video("c.mp4"), "--overwrite") == 1
+        assert (tmp_path / "viz/c").read_text() == "mine"
+
+
+class TestNothingHalfMade:
+    @pytest.mark.parametrize("error", [RuntimeError("out of paper"), KeyboardInterrupt(), OSError(28, "disk full")])
+    @pytest.mark.parametrize("stage", ["figure", "Overlay"])
+    def test_after_a_failure(
+        self,
+        run: Callable[..., int],
+        make_video: Make,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        error: BaseException,
+        stage: str,
+    ) -> None:
+        def fail(*args: object, **kwargs: object) -> None:
+            raise error
+
+        monkeypatch.setattr(explain.render, stage, fail)
+        interrupted = isinstance(error, KeyboardInterrupt)
+        assert run(make_video("a.mp4")) == (130 if interrupted else 1)
+        assert listing(tmp_path / "viz") == []
+        message = capsys.readouterr().err
+        assert message.startswith("error: ")
+        assert len(message.splitlines()) == 1
+
+    def test_in_the_middle_of_the_video(
+        self,
+        run: Callable[..., int],
+        make_video: Make,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        small_figures: None,
+    ) -> None:
+        source = make_video("a.mp4")
+        assert run(source) == 0
+        before = {path: path.read_bytes() for path in (tmp_path / "viz/a").iterdir()}
+        draw = explain.render.Overlay.under
+
+        def fail(self: explain.render.Overlay, heated: Any, seconds: float) -> Any:
+            if seconds > 0.2:
+                raise MemoryError
+            return draw(self, heated, seconds)
+
+        monkeypatch.setattr(explain.render.Overlay, "under", fail)
+        assert run(source, "--overwrite") == 1
+        assert listing(tmp_path / "viz") == ["a"]
+        assert {path: path.read_bytes() for path in (tmp_path / "viz/a").iterdir()} == before
+
+    def test_an_old_result_comes_back_if_the_new_one_cannot_take_its_place(
+        self,
+        run: Callable[..., int],
+        make_video: Make,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        small_figures: None,
+    ) -> None:
+        source = make_video("a.mp4")
+        assert run(source) == 0
+        before = manifest(tmp_path / "viz/a")
+        rename = Path.rename
+
+        def fail(self: Path, target: Path) -> Path:
+            if ".partial-" in self.name and not self.name.endswith("-old"):
+                raise PermissionError(13, "denied")
+            return rename(self, target)
+
+        monkeypatch.setattr(Path, "rename", fail)
+        assert run(source, "--overwrite") == 1
+        assert listing(tmp_path / "viz") == ["a"]
+        assert manifest(tmp_path / "viz/a") == before
+
+    def test_the_manifest_is_written_last(
+        self,
+        run: Callable[..., int],
+        make_video: Make,
+        monkeypatch: pytest.MonkeyPatch,
+        small_figures: None,
+    ) -> None:
+        seen: list[list[str]] = []
+        write = Path.write_text
+
+        def spy(self: Path, *args: Any, **kwargs: Any) -> int:
+            seen.append(listing(self.parent))
+            return write(self, *args, **kwargs)
+
+        monkeypatch.setattr(Path, "write_text", spy)
+        assert run(make_video("a.mp4")) == 0
+        assert seen == [[name for name in FILES if name != "manifest.json"]]
+
+
+class TestManyVideos:
+    def test_one_bad_of_three(
+        self,
+        run: Callable[..., int],
+        make_video: Make,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        small_figures: None,
+    ) -> None:
+        bad = tmp_path / "bad.mp4"
+        bad.write_bytes(b"no video at all")
+        assert run(make_video("a.mp4"), bad, make_video("c.mp4"), tmp_path / "gone.mp4") == 1
+        assert listing(tmp_path / "viz") == ["a", "c"]
+        out, err = capsys.readouterr()
+        assert [line.split(":")[0] for line in err.splitlines()] == ["error", "error"]
+        assert "bad.mp4" in err
+        assert "gone.mp4" in err
+        assert "Traceback" not in err
+        header, first, second = out.splitlines()
+        assert "knows 3 motions; this clip may show none of them" in header
+        assert first.startswith("a.mp4: ")
+        assert str(tmp_path / "viz/a/overlay.mp4") in first
+        assert " %" in first
+        assert second.startswith("c.mp4: ")
+
+    def test_json(
+        self,
+        run: Callable[..., int],
+        make_video: Make,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        small_figures: None,
+    ) -> None:
+        source = make_video("a.mp4")
+        assert run(source, tmp_path / "gone.mp4", "--json") == 1
+        assert run(source, "--json") == 0
+        done, failed, skipped = map(json.loads, capsys.readouterr().out.splitlines())
+        assert done["status"] == "done"
+        assert done["video"] == str(source)
+        assert done["folder"] == str(tmp_path / "viz/a")
+        assert len(done["top5"]) == 3
+        assert failed["status"] == "failed"
+        assert "gone.mp4" in failed["error"]
+        assert skipped["status"] == "skipped"
+        assert skipped["top5"] == done["top5"]
+
+    def test_quiet(
+        self,
+        run: Callable[..., int],
+        make_video: Make,
+        capsys: pytest.CaptureFixture[str],
+        small_figures: None,
+    ) -> None:
+        assert run(make_video("a.mp4"), "--quiet") == 0
+        assert capsys.readouterr() == ("", "")
+
+    def test_top_names_more_classes(
+        self,
+        run: Callable[..., int],
+        make_video: Make,
+        capsys: pytest.CaptureFixture[str],
+        small_figures: None,
+    ) -> None:
+        assert run(make_video("a.mp4"), "--top", 3) == 0
+        line = capsys.readouterr().out.splitlines()[1]
+        assert all(name in line for name in CLASSES)
+
+
+class TestUsage:
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["a.mp4", "--method", "gradcam"], "no method 'gradcam': there are 'stabn'"),
+            (["a.mp4", "--target", "Pushing somthing"], "did you mean 'Pushing something'"),
+            (["a.mp4", "--target", "17"], "the 3 classes are 0 to 2"),
+            (["a.mp4", "--window", "-1"], "the window is -1 s"),
+            (["a.mp4", "--window", "nan"], "the window is nan s"),
+            (["a.mp4", "--window", "1", "--stride", "2"], "the stride is 2 s"),
+            (["a.mp4", "--stride", "2"], "give --window SECONDS too"),
+            (["a.mp4", "--top", "9"], "--top is 9"),
+            (["a.mp4", "--device", "abacus"], "abacus"),
+            (["*.nothing"], "nothing matches '*.nothing'"),
+            ([], "no video is given"),
+            (["a.mp4", "--windo", "3"], "Unrecognized options"),
+            (["a.mp4", "--window", "soon"], "soon"),
+        ],
+    )
+    def test_a_wrong_command_line(
+        self, run: Callable[..., int], arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        try:
+            code = run(*arguments)
+        except SystemExit as exit:  # tyro's own
+            code = exit.code  # type: ignore[assignment]
+        assert code == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert said in err
+
+    def test_out_is_a_file(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        (tmp_path / "file").write_text("mine")
+        for out in (tmp_path / "file", tmp_path / "file" / "below"):
+            assert main(["a.mp4", "--out", str(out)]) == 2
+            assert "is a file" in capsys.readouterr().err
+
+    def test_a_wrong_checkpoint(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["a.mp4", "--checkpoint", str(tmp_path / "gone")]) == 2
+        assert "gone" in capsys.readouterr().err
+
+    def test_without_libgl_one_sentence_says_what_to_install(
+        self, run: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name in ("explain.result", "explain.render"):
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.delattr(explain, "render")
+        monkeypatch.setitem(sys.modules, "cv2", None)
+        assert run("a.mp4") == 1
+        error = capsys.readouterr().err
+        assert "libgl1" in error
+        assert len(error.splitlines()) == 1
+
+    def test_help_imports_nothing_heavy(self) -> None:
+        program = (
+            "import sys\nfrom explain.cli import main\n"
+            "try: main(['--help'])\nexcept SystemExit as error: assert error.code == 0\n"
+            "heavy = {'torch', 'torchvision', 'cv2', 'av', 'matplotlib', 'numpy', 'PIL', 'gradio'}\n"
+            "print(sorted(heavy & sys.modules.keys()), file=sys.stderr)"
+        )
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert done.stderr.strip() == "[]"
+        for option in ("--out", "--checkpoint", "--method", "--target", "--window", "--overwrite", "--json"):
+            assert option in done.stdout
+
+
+class TestFindingVideos:
+    def test_files_folders_and_globs(self, tmp_path: Path) -> None:
+        for name in ("b.mp4", "a.MOV", "notes.txt", "c.webm"):
+            (tmp_path / name).write_bytes(b"")
+        (tmp_path / "shots").mkdir()
+        (tmp_path / "shots" / "1.png").write_bytes(b"")
+        found = find_videos([str(tmp_path / "c.webm"), str(tmp_path), str(tmp_path / "shots")])
+        assert [path.name for path in found] == ["c.webm", "a.MOV", "b.mp4", "shots"]
+        assert [path.name for path in find_videos([str(tmp_path / "*.mp4")])] == ["b.mp4"]
+        with pytest.raises(UsageError, match="nothing matches"):
+            find_videos([str(tmp_path / "*.avi")])
+
+    def test_brackets_in_a_name_are_no_glob(self, tmp_path: Path) -> None:
+        (tmp_path / "take[1].mp4").write_bytes(b"")
+        assert find_videos([str(tmp_path / "take[1].mp4")]) == [tmp_path / "take[1].mp4"]
+
+    def test_folder_names(self) -> None:
+        names = folder_names([Path(path) for path in ("x/a.mp4", "x/b.avi", "x/b.mp4", "x/c.mp4", "y/c.mp4")])
+        assert names == ["a", "b.avi", "b.mp4", "x-c.mp4", "y-c.mp4"]
+        assert folder_names([Path("u/x/a.mp4"), Path("v/x/a.mp4")]) == ["x-a.mp4", "x-a.mp4-2"]
+        assert folder_names([Path("A.mp4"), Path("a.mov")]) == ["A.mp4", "a.mov"]
