@@ -1,0 +1,27 @@
+# Two commands do everything on a fresh machine with Python >= 3.11: `make demo` and `make test`.
+PYTHON ?= python3
+# The release that the numbers in the README were measured with; `make TORCH=torch ...` takes the newest.
+TORCH ?= torch==2.13.*
+BIN := .venv/bin
+
+.PHONY: demo test clean
+
+# A real clip that ships with gradio, and a generated one whose evidence is known.
+demo: .venv/ready
+	mkdir -p viz/clips
+	cp "$$($(BIN)/python -c 'from gradio.media import get_video; print(get_video("world.mp4"))')" viz/clips/real.mp4
+	$(BIN)/python -m stabn.synthetic viz/clips/synthetic.mp4 --seed 18
+	$(BIN)/stabn-explain viz/clips/real.mp4 viz/clips/synthetic.mp4 --out viz --overwrite
+	@echo "Open viz/synthetic/overlay.mp4 and viz/real/overlay.mp4 in a browser or player; figure.png beside each one."
+
+test: .venv/ready
+	$(BIN)/python -m pytest
+
+.venv/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "stabn needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' -e '.[test]'
+	touch $@
+
+clean:
+	rm -rf .venv viz build dist

@@ -1,0 +1,129 @@
+"""What an explanation costs: ratios taken in one run, and the stages of `stabn-explain` on a 10 s 1080p video.
+
+`python benchmarks/speed.py` (a few minutes on two cores; `--networks compact` leaves the ResNet-50 out). In each
+round every candidate runs once, in turn, so that a drifting machine touches all of them alike; a ratio is the
+median over the rounds of the time divided by the bare forward pass's time of the same round.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from explain.core import explain
+from stabn.model import STABN, Config
+from stabn.synthetic import generate
+from stabn.video import Clip, VideoWriter
+
+NETWORKS = {
+    "compact": Config(
+        classes=18, frames=16, size=64, layers=(1, 1, 1, 1), width=16, stem=(5, 5, 5), pool=False, crop=False
+    ),
+    "r50": Config.resnet(50, classes=174),
+}
+
+
+def ratios(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, float]]:
+    """Median seconds of each candidate, and the median of its ratio to the first one."""
+    for run in candidates.values():
+        run()
+    times: dict[str, list[float]] = {name: [] for name in candidates}
+    for _ in range(rounds):
+        for name, run in candidates.items():
+            start = time.perf_counter()
+            run()
+            times[name].append(time.perf_counter() - start)
+    first = next(iter(times.values()))
+    return {
+        name: (statistics.median(own), statistics.median(a / b for a, b in zip(own, first, strict=True)))
+        for name, own in times.items()
+    }
+
+
+def network(name: str, config: Config, rounds: int) -> None:
+    """Prints an explanation against the bare forward pass and against the same backbone without the branch."""
+    model, bare = STABN(config).eval(), STABN(replace(config, attention="none")).eval()
+    sample = generate(0, config.frames, config.size)
+    clip = Clip.from_array(sample.frames)
+    inputs = model.preprocess(clip.frames)
+
+    def forward(which: STABN) -> Callable[[], object]:
+        def run() -> object:
+            with torch.inference_mode():
+                return which(inputs)
+
+        return run
+
+    def whole() -> object:
+        """From uint8 frames to probabilities, maps at the source's size and weights."""
+        return explain(model, clip).saliency
+
+    candidates = {
+        "bare forward pass": forward(model),
+        "explanation (frames in; probabilities, maps at source size, weights out)": whole,
+        "same backbone without the branch": forward(bare),
+    }
+    size = f"{config.frames} x {config.size} x {config.size}"
+    print(f"\n{name}: {size}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters, {rounds} rounds")
+    results = ratios(candidates, rounds)
+    for label, (seconds, ratio) in results.items():
+        print(f"  {ratio:6.3f}  {1e3 * seconds:9.1f} ms  {label}")
+    explanation, plain = (list(results.values())[k][0] for k in (1, 2))
+    print(f"  {explanation / plain:6.3f}  an explanation against the same backbone without the branch")
+
+
+def video(path: Path, seconds: int = 10, fps: int = 30) -> None:
+    """A 1080p H.264 video of a generated scene, moved and noisy as a camera's picture is."""
+    frames = generate(2, 16, 240).frames
+    rng = np.random.default_rng(0)
+    noise = rng.integers(-6, 7, (1080, 1920, 3)).astype(np.int16)
+    with VideoWriter(path, 1920, 1080) as writer:
+        for k in range(seconds * fps):
+            small = frames[k * 16 // (seconds * fps)]
+            picture = small.repeat(8, 1).repeat(5, 0)[:1080, :1920].astype(np.int16)
+            writer.write(np.clip(picture + np.roll(noise, 7 * k, 1), 0, 255).astype(np.uint8), k / fps)
+
+
+def stages() -> None:
+    """Prints the stages of `stabn-explain` on a 10 s 1080p video, and the memory of its process at the peak."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, out = Path(folder, "clip.mp4"), Path(folder, "viz")
+        video(source)
+        command = [sys.executable, "-m", "explain.cli", str(source), "--out", str(out), "--quiet"]
+        start = time.perf_counter()
+        subprocess.run(command, check=True)
+        total = time.perf_counter() - start
+        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**20 if sys.platform != "darwin" else 2**30)
+        timings = json.loads((out / "clip" / "manifest.json").read_text())["timings"]
+    print("\nstabn-explain, 10 s of 1080p at 30 frames/s")
+    for stage, seconds in timings.items():
+        print(f"  {seconds:7.2f} s  {stage}")
+    print(f"  {total:7.2f} s  whole process, start and imports included; {peak:.2f} GiB at the peak")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--networks", nargs="*", default=list(NETWORKS), choices=list(NETWORKS))
+    parser.add_argument("--rounds", type=int, default=0, help="0: 40 for the compact network, 5 for the others")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    torch.manual_seed(0)
+    print(f"torch {torch.__version__}, {options.threads} threads, float32 on a CPU")
+    for name in options.networks:
+        network(name, NETWORKS[name], options.rounds or (40 if name == "compact" else 5))
+    stages()
+
+
+if __name__ == "__main__":
+    main()
