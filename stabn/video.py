@@ -427,7 +427,7 @@ def _opened(path: str, formats: str = CONTAINERS) -> Iterator[tuple[InputContain
         container = av.open(name, options=options, timeout=TIMEOUT, metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError):
         known = formats.replace("_pipe", "").replace(",", ", ")
-        reason = f"is no video: damaged, cut off, or in none of the formats read here ({known})"
+        reason = f"is no video: damaged, cut off, audio only, or in none of the formats read here ({known})"
         raise VideoError(path, reason) from None
     with container, _saying(path, "cannot be decoded"):
         if not container.streams:
