@@ -10,7 +10,7 @@ BIN := .venv/bin
 demo: .venv/ready
 	mkdir -p viz/clips
 	cp "$$($(BIN)/python -c 'from gradio.media import get_video; print(get_video("world.mp4"))')" viz/clips/real.mp4
-	$(BIN)/python -m stabn.synthetic viz/clips/synthetic.mp4 --seed 18
+	$(BIN)/python -m stabn.synthetic viz/clips/synthetic.mp4 --seed 20
 	$(BIN)/stabn-explain viz/clips/real.mp4 viz/clips/synthetic.mp4 --out viz --overwrite
 	@echo "Open viz/synthetic/overlay.mp4 and viz/real/overlay.mp4 in a browser or player; figure.png beside each one."
 
@@ -21,6 +21,7 @@ test: .venv/ready
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "stabn needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' -e '.[test]'
+	$(BIN)/python -c 'import cv2' || { echo 'OpenCV needs the system library libGL: apt-get install libgl1 (Debian, Ubuntu)'; exit 1; }
 	touch $@
 
 clean:

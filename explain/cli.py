@@ -20,6 +20,7 @@ from typing import Annotated, Any
 import tyro
 
 from explain import METHODS
+from stabn import opencv_advice
 
 VIDEOS = (
     ".mp4",
@@ -110,13 +111,9 @@ def run(options: Options) -> int:
 
         from explain.result import Request, explain_video
     except ImportError as error:
-        if "libGL" not in str(error) and getattr(error, "name", "") != "cv2":
+        if (advice := opencv_advice(error)) is None:
             raise
-        print(
-            f"error: OpenCV cannot be loaded ({error}): install the system package libgl1 (Debian, Ubuntu; "
-            "mesa-libGL on Fedora), or replace opencv-python by opencv-python-headless",
-            file=sys.stderr,
-        )
+        print(f"error: {advice}", file=sys.stderr)
         return 1
     from explain.core import class_index, knows
     from stabn.checkpoint import load, weights_hash

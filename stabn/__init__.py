@@ -27,6 +27,16 @@ _HOMES = {
 }
 
 
+def opencv_advice(error: ImportError) -> str | None:
+    """One sentence on what to install when OpenCV does not load; None if `error` is about something else."""
+    if "libGL" not in str(error) and error.name != "cv2":
+        return None
+    return (
+        f"OpenCV cannot be loaded ({error}): install the system package libgl1 (Debian, Ubuntu; mesa-libGL on "
+        "Fedora), or replace opencv-python by opencv-python-headless"
+    )
+
+
 def __getattr__(name: str) -> Any:
     if name == "synthetic":
         return importlib.import_module("stabn.synthetic")

@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from stabn import opencv_advice
+
 
 @dataclass(frozen=True)
 class Options:
@@ -246,6 +248,10 @@ def main(arguments: list[str] | None = None) -> None:
         train(options)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
+    except ImportError as error:
+        if (advice := opencv_advice(error)) is None:
+            raise
+        sys.exit(f"error: {advice}")
     except KeyboardInterrupt:
         sys.exit(f"stopped: the same command goes on from the last save ({options.out}.resume)")
     print(f"wrote {options.out}")
