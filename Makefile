@@ -1,7 +1,5 @@
 # Two commands do everything on a fresh machine with Python >= 3.11: `make demo` and `make test`.
 PYTHON ?= python3
-# The release that the numbers in the README were measured with; `make TORCH=torch ...` takes the newest.
-TORCH ?= torch==2.13.*
 BIN := .venv/bin
 
 .PHONY: demo test clean
@@ -20,7 +18,8 @@ test: .venv/ready
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "stabn needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check '$(TORCH)' -e '.[test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[test]'
+	$(BIN)/python -c 'import torchvision' || { echo 'torch and torchvision come from different releases: remove .venv and try again'; exit 1; }
 	$(BIN)/python -c 'import cv2' || { echo 'OpenCV needs the system library libGL: apt-get install libgl1 (Debian, Ubuntu)'; exit 1; }
 	touch $@
 

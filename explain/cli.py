@@ -262,3 +262,7 @@ def _sentence(error: Exception, path: Path) -> str:
 
 def _nothing(line: str) -> None:
     pass
+
+
+if __name__ == "__main__":
+    sys.exit(main())
