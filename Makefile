@@ -2,18 +2,28 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test clean
+.PHONY: demo test tables clean
 
 # A real clip that ships with gradio, and a generated one whose evidence is known.
 demo: .venv/ready
 	mkdir -p viz/clips
-	cp "$$($(BIN)/python -c 'from gradio.media import get_video; print(get_video("world.mp4"))')" viz/clips/real.mp4
+	cp "$$($(BIN)/python -c 'from gradio.media import get_video; print(get_video("b.mp4"))')" viz/clips/real.mp4
 	$(BIN)/python -m stabn.synthetic viz/clips/synthetic.mp4 --seed 20
 	$(BIN)/stabn-explain viz/clips/real.mp4 viz/clips/synthetic.mp4 --out viz --overwrite
 	@echo "Open viz/synthetic/overlay.mp4 and viz/real/overlay.mp4 in a browser or player; figure.png beside each one."
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+# Everything that depends on the bundled weights or on the generator, made anew.
+tables: .venv/ready
+	$(BIN)/python -m explain.evidence --checkpoint synthetic
+	$(BIN)/python -m explain.evidence --checkpoint plain
+	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python -m stabn.synthetic viz/clips/figure.mp4 --seed 20
+	$(BIN)/stabn-explain viz/clips/figure.mp4 --out viz --overwrite
+	mkdir -p docs
+	$(BIN)/python -c "from PIL import Image; i = Image.open('viz/figure/figure.png'); i.resize((i.width // 2, i.height // 2)).save('docs/figure.png', optimize=True)"
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "stabn needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'

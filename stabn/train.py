@@ -150,7 +150,11 @@ def train(options: Options) -> None:
     optimizer = torch.optim.AdamW(network.parameters(), options.rate, weight_decay=options.decay)
 
     # What decides the weights; the rest (threads, workers, where to write) may change between two runs.
-    recipe = {k: str(v) for k, v in asdict(options).items() if k not in _FREE} | {"generator": str(synthetic.VERSION)}
+    recipe = {k: v for k, v in asdict(options).items() if k not in _FREE} | {"generator": synthetic.VERSION}
+    if options.init:  # by what it holds: where it lies says nothing to others
+        recipe["init"] = f"{Path(options.init).stem} {checkpoint.weights_hash(options.init)[:16]}"
+    if options.backgrounds:
+        recipe["backgrounds"] = options.backgrounds.name
     state_file = options.out.with_name(options.out.name + ".resume")
     log_file = options.out.with_name(options.out.name + ".log.jsonl")
     options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -1,10 +1,17 @@
 """The project keeps its own rules: layers, style, types."""
 
+import json
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+
+import stabn
+from stabn import synthetic
+from stabn.checkpoint import weights_hash
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,3 +26,33 @@ def test_the_code_passes(command):
         [str(Path(sys.executable).with_name(command[0])), *command[1:]], cwd=ROOT, capture_output=True, text=True
     )
     assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_the_tables_are_those_of_the_bundled_weights():
+    """Whoever changes the weights runs `make tables`: the hash, the figures and the text belong together."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import tables
+    finally:
+        sys.path.pop(0)
+    for name in ("synthetic", "plain"):
+        model = stabn.load(name)
+        assert model.metadata["measured"]["weights"] == weights_hash(model)
+        assert f"version {synthetic.VERSION}," in model.metadata["measured"]["data"]
+    for file in tables.FILES:
+        text = file.read_text("utf-8")
+        assert tables.written(text, tables.table()) == text
+
+
+def test_bundled_weights_are_small_and_name_no_place_of_the_machine_they_come_from():
+    for file in (ROOT / "checkpoints").glob("*.safetensors"):
+        assert file.stat().st_size < 12e6
+        assert "/" not in json.dumps(stabn.load(file).metadata)
+
+
+def test_the_commands_of_the_readme_exist():
+    scripts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["scripts"]
+    readme = (ROOT / "README.md").read_text("utf-8")
+    assert set(re.findall(r"^(stabn-\w+)", readme, re.M)) <= scripts.keys()
+    targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.M)
+    assert set(re.findall(r"^make (\w+)", readme, re.M)) <= set(targets)

@@ -53,7 +53,7 @@ def test_training_writes_weights_that_load_and_say_how_they_were_made(options):
     model = stabn.load(options.out)
     assert model.classes == list(synthetic.CLASSES)
     assert model.metadata["trained"]["clips"] == 8
-    assert model.metadata["trained"]["generator"] == str(synthetic.VERSION)
+    assert model.metadata["trained"]["generator"] == synthetic.VERSION
     assert not options.out.with_name("tiny.safetensors.resume").exists()
     log = [json.loads(line) for line in options.out.with_name("tiny.safetensors.log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in log] == [4]
@@ -83,6 +83,7 @@ def test_training_starts_from_a_backbone(options, tmp_path):
     started = replace(options, init=str(backbone.out), steps=1, rate=0.0)
     train.train(started)
     before, after = stabn.load(backbone.out), stabn.load(options.out)
+    assert after.metadata["trained"]["init"] == f"backbone {stabn.checkpoint.weights_hash(before)[:16]}"
     torch.testing.assert_close(
         before.layer3.state_dict()["0.conv1.weight"], after.layer3.state_dict()["0.conv1.weight"]
     )
