@@ -14,16 +14,10 @@ import torch
 from tqdm import tqdm
 
 from explain import metrics
+from explain.inversion import Condition, answers, ranks, rows_of
+from explain.labelled import check_evaluation
 from stabn import checkpoint, synthetic
 from stabn.model import STABN, Attention
-
-# Equation 5: which attentions are inverted, in the order of the paper's Table 2.
-INVERSIONS = {
-    "none": {},
-    "spatial": {"spatial": True},
-    "temporal": {"temporal": True},
-    "both": {"spatial": True, "temporal": True},
-}
 
 
 def clip_scores(model: STABN, seed: int) -> dict[str, float]:
@@ -35,18 +29,15 @@ def clip_scores(model: STABN, seed: int) -> dict[str, float]:
         features = model.extract(model.preprocess(sample.frames))
         attention, attention_logits = model.attend(features)
         mixture = model.mix(features)
-        logits = model.perceive(mixture, attention)
-        scores = {
-            "top1": _right(logits, sample.label),
-            "top5": float(sample.label in logits[0].topk(min(5, config.classes)).indices),
-        }
-        if attention is None:
-            return scores
-        scores["top1 of the attention branch"] = _right(attention_logits, sample.label)
-        for name, parts in INVERSIONS.items():
-            if parts and all(getattr(attention, part) is not None for part in parts):
-                inverted = model.perceive(mixture, attention.invert(**parts))
-                scores[f"top1 with {name} inverted"] = _right(inverted, sample.label)
+    rows = rows_of(config.attention)
+    seen = answers(model, mixture, attention, [Condition(row) for row in rows], [(seed, 0)])  # (rows, 1, K)
+    before = dict(zip(rows, ranks(seen[:, 0], sample.label), strict=True))
+    scores = {"top1": float(before["none"] < 1), "top5": float(before["none"] < 5)}
+    if attention is None or attention_logits is None:
+        return scores
+    scores["top1 of the attention branch"] = float(int(attention_logits[0].argmax()) == sample.label)
+    for row in rows[1:]:
+        scores[f"top1 with {row} inverted"] = float(before[row] < 1)
     return scores | _localisation(attention, sample, seed)
 
 
@@ -78,10 +69,6 @@ def _localisation(attention: Attention, sample: synthetic.Sample, seed: int) -> 
     return scores
 
 
-def _right(logits: torch.Tensor | None, label: int) -> float:
-    return float(logits is not None and int(logits[0].argmax()) == label)
-
-
 def measure(model: STABN, clips: int = 2000, first: int = 0, progress: bool = True) -> dict[str, Any]:
     """Scores `clips` evaluation clips of the seeds from `first` on.
 
@@ -92,14 +79,7 @@ def measure(model: STABN, clips: int = 2000, first: int = 0, progress: bool = Tr
     Raises:
         ValueError: the network does not know the classes of this generator, or the seeds are training seeds.
     """
-    if list(model.classes) != list(synthetic.CLASSES):
-        raise ValueError(
-            f"the checkpoint's {len(model.classes)} classes are not the {len(synthetic.CLASSES)} of Synthetic-Something"
-        )
-    if clips < 1 or first < 0 or first + clips > synthetic.TRAINING_SEEDS:
-        raise ValueError(
-            f"seeds {first} to {first + clips - 1} are not evaluation seeds, 0 to {synthetic.TRAINING_SEEDS - 1}"
-        )
+    check_evaluation(model.classes, first, clips)
     table = defaultdict(list)
     for seed in tqdm(range(first, first + clips), unit="clip", disable=None if progress else True):
         for name, value in clip_scores(model, seed).items():

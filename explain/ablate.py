@@ -1,0 +1,427 @@
+"""`stabn-ablate`: the inversion study as a table, `ablation.json`, `ablation.csv` and the chart `ablation.png`.
+
+While it runs, `ablation.partial.jsonl` grows by a line for each clip, after a header of what decides them; a second
+run goes on from there. Nothing heavy is imported before the command line is understood.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import platform
+import secrets
+import sys
+import textwrap
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+from explain.cli import UsageError
+from stabn import __version__
+
+if TYPE_CHECKING:
+    from explain.labelled import Source
+    from stabn.model import STABN
+
+PROGRAM = "stabn-ablate"
+CLIPS = 504  # 28 of each of Synthetic-Something's classes
+
+
+def _option(metavar: str, default: str) -> Any:
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"({default})")
+
+
+_Flag = tyro.conf.FlagCreatePairsOff
+
+
+@dataclass(frozen=True)
+class Options:
+    """Invert where and when a network looks, and see what is left of its answers.
+
+    Beside each inversion stand controls that change as much without inverting, for inversion alone also changes the
+    gain. An interrupted run goes on when it is started again.
+    """
+
+    invert: Annotated[str, _option("LIST", "default: spatial,temporal")] = "spatial,temporal"
+    """What to invert: spatial, temporal, spatial,temporal (these, and both at once), or none."""
+    checkpoint: Annotated[str, _option("NAME|FILE", "default: synthetic")] = "synthetic"
+    """The network: the name of a bundled one, or a file."""
+    data: Annotated[Path | None, _option("FOLDER|CSV", "default: Synthetic-Something, generated")] = None
+    """Labelled videos: a folder of class folders, or a CSV with the columns path and label."""
+    clips: Annotated[int | None, _option("N", f"default: {CLIPS} generated ones, or all of --data")] = None
+    """How many clips; of --data so many, spread evenly."""
+    first: Annotated[int, _option("SEED", "default: 0")] = 0
+    """The first seed of generated clips."""
+    segments: Annotated[int, _option("N", "default: 1")] = 1
+    """Interleaved samplings of each clip whose probabilities are averaged; the paper's table has 2."""
+    out: Annotated[Path, _option("FOLDER", "default: ablation")] = Path("ablation")
+    """Where ablation.json, ablation.csv and ablation.png go."""
+    per_class: Annotated[bool, _Flag] = False
+    """Also print a table of classes."""
+    batch: Annotated[int, _option("N", "default: 8")] = 8
+    """Clips that go through the network together."""
+    workers: Annotated[int, _option("N", "default: 1")] = 1
+    """Processes that read or generate clips ahead of the network."""
+    processes: Annotated[int, _option("N", "default: 1")] = 1
+    """Processes that each run a network on batches of their own, on the GPUs in turn; --workers is not used then."""
+    device: Annotated[str, _option("NAME", "default: auto")] = "auto"
+    """Where the network runs: auto, cpu, cuda, cuda:1, mps."""
+    overwrite: Annotated[bool, _Flag] = False
+    """Begin anew, and replace results of other weights, data or options."""
+    quiet: Annotated[bool, _Flag] = False
+    """No table and no progress; errors are still written to stderr."""
+    json: Annotated[bool, _Flag] = False
+    """The content of ablation.json on stdout, and nothing else there."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 done (clips that cannot be read are named on stderr), 1 failed, 2 a wrong command line, 130
+    interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names of files may hold what a terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
+    options = tyro.cli(Options, prog=PROGRAM, args=arguments)
+    try:
+        result = run(options)
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
+        print(f"error: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted; started again without --overwrite, it goes on from here", file=sys.stderr)
+        return 130
+    if options.json:
+        print(json.dumps(result, ensure_ascii=False))
+    elif not options.quiet:
+        print("\n".join([*table(result), *(per_class(result) if options.per_class else ())]))
+        print(f"{options.out}: ablation.json, ablation.csv, ablation.png")
+    return 0
+
+
+def run(options: Options) -> dict[str, Any]:
+    """The content of `ablation.json`, made now or found finished. Raises UsageError before anything runs."""
+    rows = _checked(options)
+
+    from tqdm import tqdm
+
+    from explain import inversion
+    from stabn.checkpoint import load, weights_hash
+
+    try:
+        model = load(options.checkpoint, options.device)
+        if missing := set(rows) - set(inversion.rows_of(model.config.attention)):
+            has = model.config.attention
+            what = "spatial" if "spatial" in missing else "temporal"
+            raise UsageError(f"the network has no {what} attention to invert: pass --invert {has}")
+        source = _source(options, model)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    study = {
+        "program": PROGRAM,
+        "weights": weights_hash(model),
+        "data": source.told,
+        "rows": rows,
+        "segments": options.segments,
+    }
+    finished, records = _begin(options, study)
+    if finished:
+        return finished
+    asked = inversion.conditions(rows)
+    pending = [number for number in source.numbers if number not in records]
+    if options.processes > 1:
+        batches = inversion.study_in_processes(
+            options.checkpoint, options.device, source, pending, asked, options.batch, options.processes
+        )
+    else:
+        batches = inversion.study(model, source, pending, asked, options.batch, options.workers)
+    progress = tqdm(
+        total=len(source.numbers),
+        initial=len(records),
+        unit="clip",
+        leave=False,
+        disable=options.quiet or None,  # None: only on a terminal
+    )
+    with _partial(options).open("a", encoding="utf-8") as file, progress, closing(batches):
+        for batch in batches:
+            file.writelines(json.dumps(record) + "\n" for record in batch)
+            file.flush()
+            records |= {record["clip"]: record for record in batch}
+            for problem in (record["skipped"] for record in batch if "skipped" in record):
+                tqdm.write(f"skipped: {problem}", file=sys.stderr)
+            progress.update(len(batch))
+    skipped = [record for _, record in sorted(records.items()) if "skipped" in record]
+    if skipped:
+        print(f"skipped {len(skipped)} of {len(records)} clips that cannot be read", file=sys.stderr)
+    if len(skipped) == len(records):
+        _partial(options).unlink()
+        raise ValueError(f"none of the {len(records)} clips can be read")
+    result = {
+        "study": study,
+        "version": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "checkpoint": options.checkpoint,
+        "frames": model.config.frames,
+        "clips": len(records) - len(skipped),
+        "skipped": [{"clip": each["clip"], "reason": each["skipped"]} for each in skipped],
+        **inversion.summarise(list(records.values()), asked, model.classes),
+        "published": {
+            "network": inversion.PUBLISHED_NETWORK,
+            "figure": "top-1 in percent, of the rows none, spatial, temporal, both",
+            **{name: list(values) for name, values in inversion.PUBLISHED.items()},
+        },
+        "passes": {"extract": 1, "attend": 1, "perceive": len(asked)},  # for a batch
+        "options": {"batch": options.batch, "workers": options.workers, "processes": options.processes},
+        "device": str(next(model.parameters()).device),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("torch", "numpy", "av", "matplotlib")},
+        },
+    }
+    _write(options.out / "ablation.csv", _csv(result).encode())
+    _write(options.out / "ablation.png", chart(result))
+    _write(options.out / "ablation.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
+    _partial(options).unlink()
+    return result
+
+
+def _checked(options: Options) -> list[str]:
+    """The rows, after everything that can be checked before heavy work; raises UsageError."""
+    rows = {
+        frozenset(("none",)): ["none"],
+        frozenset(("spatial",)): ["none", "spatial"],
+        frozenset(("temporal",)): ["none", "temporal"],
+        frozenset(("both",)): ["none", "spatial", "temporal", "both"],
+        frozenset(("spatial", "temporal")): ["none", "spatial", "temporal", "both"],
+    }.get(frozenset(part.strip() for part in options.invert.split(",")))
+    if rows is None:
+        raise UsageError(f"--invert is {options.invert!r}, it must be spatial, temporal, spatial,temporal or none")
+    for name, least in (("segments", 1), ("batch", 1), ("processes", 1), ("workers", 0), ("first", 0), ("clips", 1)):
+        value = getattr(options, name)
+        if value is not None and value < least:
+            raise UsageError(f"--{name} is {value}, it must be {least} or more")
+    if options.data is not None and not options.data.exists():
+        raise UsageError(f"--data {options.data} does not exist")
+    if options.data is not None and options.first:
+        raise UsageError("--first is a seed of generated clips, it has no meaning for --data")
+    above = next(folder for folder in (options.out.absolute(), *options.out.absolute().parents) if folder.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise UsageError(f"--out {options.out} cannot be written: {above} is a file or is write-protected")
+    return rows
+
+
+def _source(options: Options, model: STABN) -> Source:
+    from explain.labelled import Generated, Videos
+
+    if options.data is not None:
+        return Videos(model, options.data, options.clips, options.segments)
+    try:
+        return Generated(model, options.first, options.clips or CLIPS, options.segments)
+    except ValueError as error:
+        raise UsageError(
+            f"{error}: pass --data, or another --first" if "classes" in str(error) else str(error)
+        ) from None
+
+
+# ---------------------------------------------------------------------------------------------- files, old and new
+
+
+def _partial(options: Options) -> Path:
+    return options.out / "ablation.partial.jsonl"
+
+
+def _begin(options: Options, study: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[int, dict[str, Any]]]:
+    """The finished result, or the records by clip of an unfinished run, whose file is now ready to be added to."""
+    partial, finished = _partial(options), options.out / "ablation.json"
+    lines: list[bytes] = []
+    if partial.exists() and not options.overwrite:
+        lines = [line for line in partial.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+    if lines:
+        try:
+            header, *records = map(json.loads, lines)
+        except ValueError:
+            raise UsageError(f"{partial} is damaged: pass --overwrite to begin anew") from None
+        _same(partial, header, study)
+        os.truncate(partial, sum(map(len, lines)))  # the end of a record that was being written
+        return None, {record["clip"]: record for record in records}
+    if finished.exists() and not options.overwrite:
+        try:
+            result = json.loads(finished.read_text("utf-8"))
+            _same(finished, result["study"], study)
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+            raise UsageError(f"{finished} is no result of {PROGRAM}: pass --overwrite to replace it") from None
+        return result, {}
+    options.out.mkdir(parents=True, exist_ok=True)
+    _write(partial, (json.dumps(study) + "\n").encode())
+    return None, {}
+
+
+def _same(path: Path, found: Any, study: dict[str, Any]) -> None:
+    differs = [key for key in study if not isinstance(found, dict) or found.get(key) != study[key]]
+    if differs:
+        raise UsageError(
+            f"{path} was made with other {' and '.join(differs)}: pass --overwrite to replace it, or another --out"
+        )
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+# --------------------------------------------------------------------------------------------------- how it is told
+
+FIGURES = ("top1", "top5", "flips", "change")
+TITLES = {"none": "nothing inverted", "spatial": "spatial", "temporal": "temporal", "both": "spatial and temporal"}
+
+
+def _published(result: dict[str, Any], row: str) -> dict[str, float]:
+    """The paper's top-1 of a row, in percent, by data set."""
+    return {
+        name: of[list(TITLES).index(row)] for name, of in result["published"].items() if isinstance(of, (list, tuple))
+    }
+
+
+def _csv(result: dict[str, Any]) -> str:
+    """A line for each row and each control: shares in 0..1 with their intervals, the published top-1 in percent."""
+    text = io.StringIO()
+    short = {name: f"published_{name[-2:].lower()}_top1_percent" for name in _published(result, "none")}
+    names = [f"{name}{end}" for name in FIGURES for end in ("", "_low", "_high")]
+    writer = csv.DictWriter(text, ["row", "control", "clips", *names, *short.values()], restval="")
+    writer.writeheader()
+    for row in result["rows"]:
+        published = {short[name]: value for name, value in _published(result, row["row"]).items()}
+        for each in (row, *row.get("controls", ())):
+            figures = {name: each[name] for name in FIGURES if name in each}
+            writer.writerow(
+                {"row": row["row"], "control": each.get("control", ""), "clips": result["clips"]}
+                | {f"{name}{end}": of[key] for name, of in figures.items() for end, key in _ENDS}
+                | (published if each is row else {})
+            )
+    return text.getvalue()
+
+
+_ENDS = (("", "value"), ("_low", "low"), ("_high", "high"))
+
+
+def data_name(data: dict[str, Any]) -> str:
+    """What the study was made on, in words."""
+    if "first" in data:
+        return f"{data['name']} {data['version']}, seeds {data['first']} to {data['first'] + data['clips'] - 1}"
+    return f"{data['name']} ({data['version'][:12]})"
+
+
+def table(result: dict[str, Any]) -> list[str]:
+    """Lines of at most 100 columns: the rows with their controls, the verdicts."""
+    study, names = result["study"], _published(result, "none")
+    clips = f"{result['clips']} clips" + (f", {len(result['skipped'])} skipped" if result["skipped"] else "")
+    lines = [
+        f"Inversion study of {Path(result['checkpoint']).name} ({study['weights'][:12]})",
+        f"{data_name(study['data'])}: {clips}, {study['segments']} x {result['frames']} frames",
+        "Percent with bootstrap 95 % intervals; p: probability of the true class",
+        "",
+        "inverted".ljust(24)
+        + "".join(f" {title:15}" for title in ("top-1", "top-5", "flips", "change of p"))
+        + "".join(f"{name[-2:]:>5}*" for name in names),
+    ]
+    for row in result["rows"]:
+        published = "".join(f"{value:6.1f}" for value in _published(result, row["row"]).values())
+        lines.append(_line(TITLES[row["row"]], row) + published)
+        lines += [_line(f"  {each['control']}", each).rstrip() for each in row.get("controls", ())]
+    note = f"* top-1 published by the paper, not measured here: Something-Something, {result['published']['network']}"
+    lines += ["", note]
+    for row in result["rows"]:
+        if "verdict" in row:
+            said = f"{TITLES[row['row']].capitalize()} inverted: {row['verdict']['sentence']}"
+            wrapped = textwrap.wrap(said.replace(" %", "\xa0%"), 98, break_on_hyphens=False)  # no line begins with %
+            lines += ["", *(line.replace("\xa0", " ") for line in wrapped)]
+    return [*lines, ""]
+
+
+def _line(title: str, each: dict[str, Any]) -> str:
+    cells = [f"{title:24}"]
+    for name in FIGURES:
+        value, low, high = (100 * each[name][key] if name in each else 0 for _, key in _ENDS)
+        cells.append(f"{f'{value:z5.1f} [{low:z.0f},{high:z.0f}]' if name in each else '    -':16}")
+    return "".join(cells)
+
+
+def per_class(result: dict[str, Any]) -> list[str]:
+    """Top-1 and flips of each class under each row, at most 100 columns."""
+    rows = [row["row"] for row in result["rows"]]
+    titles = [f"{title:>9}" for title in rows]
+    lines = ["Top-1 by class, percent", f"{'':50}{'clips':>6}{''.join(titles)}"]
+    for each in result["per_class"]:
+        plain = {of["row"]: of for of in each["figures"] if not of["control"]}
+        values = "".join(f"{100 * plain[row]['top1']:9.1f}" for row in rows)
+        lines.append(f"{textwrap.shorten(each['class'], 50, placeholder='...'):50}{each['clips']:6}{values}")
+    return [*lines, ""]
+
+
+def chart(result: dict[str, Any]) -> bytes:
+    """A PNG: top-1 of each row and of its controls with their intervals, and the published ones hatched."""
+    from matplotlib.figure import Figure
+
+    plain, published = "this network", "{} (published)"
+    bars: dict[str, list[tuple[float, ...]]] = {plain: []}  # by series: (x, value, low, high) in percent
+    bars |= {each["control"]: [] for row in result["rows"] for each in row.get("controls", ())}
+    bars |= {published.format(name): [] for name in _published(result, "none")}
+    ticks, x = [], 0.0
+    for row in result["rows"]:
+        group = [(each.get("control", plain), each["top1"]) for each in (row, *row.get("controls", ()))]
+        scores = [(name, *(100 * of[key] for _, key in _ENDS)) for name, of in group]
+        scores += [(published.format(name), *3 * (value,)) for name, value in _published(result, row["row"]).items()]
+        for k, (name, *score) in enumerate(scores):
+            bars[name].append((x + k, *score))
+        ticks.append(x + (len(scores) - 1) / 2)
+        x += len(scores) + 1
+
+    figure = Figure((max(7, 2.6 * len(result["rows"])), 5), dpi=200, facecolor="white", layout="constrained")
+    axes = figure.add_subplot()
+    colours, hatches = iter(("#4f54cd", "#d97706", "#475569", "#94a3b8", "#cbd5e1")), iter(("////", "...."))
+    for name, points in bars.items():
+        at, value, low, high = zip(*points, strict=True)
+        if name.endswith("(published)"):
+            axes.bar(at, value, 0.9, label=name, facecolor="white", edgecolor="#94a3b8", hatch=next(hatches))
+        else:
+            reach = [(v - lo, hi - v) for v, lo, hi in zip(value, low, high, strict=True)]
+            error = {"ecolor": "#0f172a", "elinewidth": 1, "capsize": 2}
+            axes.bar(
+                at, value, 0.9, yerr=list(zip(*reach, strict=True)), error_kw=error, label=name, color=next(colours)
+            )
+        for place, number, top in zip(at, value, high, strict=True):
+            axes.text(place, top + 1, f"{number:.0f}", ha="center", fontsize=8)
+    axes.set_xticks(ticks, [_TICKS[row["row"]] for row in result["rows"]], fontsize=11)
+    axes.tick_params(axis="x", length=0)
+    axes.margins(x=0.02, y=0.08)
+    axes.set_ylabel("top-1, % (with 95 % intervals)")
+    note = f"hatched: published by the paper for {result['published']['network']}, not measured here"
+    axes.set_xlabel(note, fontsize=8, color="0.35")
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", ncols=4 if len(result["rows"]) > 2 else 3, fontsize=8, frameon=False)
+    title = f"{Path(result['checkpoint']).name}: {data_name(result['study']['data'])}, {result['clips']} clips"
+    axes.set_title(f"Inversion study of {title}", fontsize=11, loc="left", parse_math=False)
+    image = io.BytesIO()
+    figure.savefig(image, format="png")
+    return image.getvalue()
+
+
+_TICKS = {row: title if row == "none" else f"{title} inverted" for row, title in TITLES.items()}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
