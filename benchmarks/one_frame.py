@@ -33,8 +33,8 @@ def normalised(pictures: torch.Tensor) -> torch.Tensor:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--clips", type=int, default=12_000, help="training clips")
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--clips", type=int, default=5000, help="training clips")
+    parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--test-clips", type=int, default=2000)
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--threads", type=int, default=2)
