@@ -38,8 +38,9 @@ def ratios(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str
     for run in candidates.values():
         run()
     times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(rounds):
-        for name, run in candidates.items():
+    for number in range(rounds):
+        order = list(candidates.items())
+        for name, run in order[number % len(order) :] + order[: number % len(order)]:  # whoever comes first differs
             start = time.perf_counter()
             run()
             times[name].append(time.perf_counter() - start)

@@ -42,7 +42,7 @@ def table() -> str:
         lines.append(f"| top-1 with {name} inverted | {percent(inverted)} | {kept} |")
     for what, key, controls in (
         (
-            "M_s energy in the mask over the mask's share (1 is chance)",
+            "M_s energy in the mask over the mask's share (1 is chance; median)",
             "energy M_s",
             ("random", "centre", "frame difference", "perfect mask"),
         ),

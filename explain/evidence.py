@@ -86,6 +86,8 @@ def measure(model: STABN, clips: int = 2000, first: int = 0, progress: bool = Tr
             table[name].append(value)
     scores = {}
     for name, values in table.items():
+        if not np.isfinite(values).any():
+            continue  # camera turns only, say: nothing acts in any of these clips
         value, low, high = metrics.bootstrap(np.array(values), np.median if name.startswith("energy") else np.mean)
         defined = int(np.isfinite(values).sum())
         scores[name] = {"value": round(value, 4), "low": round(low, 4), "high": round(high, 4), "clips": defined}

@@ -15,7 +15,7 @@ from stabn import opencv_advice
 
 @dataclass(frozen=True)
 class Options:
-    """Train the compact network on generated clips. Started again with the same --out, it goes on where it stopped."""
+    """Train the compact network on generated clips. Stopped and started again with the same --out, it goes on."""
 
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("runs/synthetic.safetensors")
     """The weights to write; FILE.log.jsonl and, until the end, FILE.resume are kept beside them."""
@@ -30,7 +30,7 @@ class Options:
     init: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights to start from, every tensor that fits: the extractor and the perception branch of a trained backbone."""
     seed: int = 0
-    """Fixes the initial weights and the clips, those of seeds 10**9 * (1 + SEED) and more."""
+    """Fixes the initial weights and the clips, those of seeds 10**9 * (1 + SEED) and more; not the rounding of bf16."""
     frames: int = 16
     """Frames of a clip."""
     size: int = 64
@@ -77,6 +77,20 @@ class Clips:
         return sample.frames, sample.label
 
 
+def read_state(path: Path, device: Any) -> dict[str, Any]:
+    """What a stopped run left to resume from. Raises ValueError if the file is something else."""
+    import torch
+
+    try:
+        state = torch.load(path, map_location=device, weights_only=True)
+    except Exception:  # the reader of pickles raises whatever the damaged bytes lead it to
+        state = None
+    wanted = {"recipe", "network", "optimizer", "random", "step", "seconds"}
+    if not isinstance(state, dict) or not wanted <= state.keys():
+        raise ValueError(f"{path} is damaged, or no state of stabn-train: remove it to train from the start")
+    return state
+
+
 def read_pictures(folder: Path) -> list[Any]:
     """The pictures of a folder, uint8 RGB, their short side scaled down to 256 pixels.
 
@@ -110,6 +124,25 @@ def start_from(network: Any, trained: Any) -> None:
     network.load_state_dict(own | fitting)
 
 
+def check(options: Options) -> None:
+    """Everything about the options that can be known before any work.
+
+    Raises:
+        ValueError: one of them is out of range, or --out cannot be a file.
+    """
+    least = {"steps": 1, "batch": 2, "seed": 0, "frames": 2, "size": 16, "width": 1, "threads": 0, "workers": 0}
+    for name, lowest in (least | {"save_every": 1}).items():
+        if getattr(options, name) < lowest:
+            flag = name.replace("_", "-")
+            raise ValueError(f"--{flag} is {getattr(options, name)}: it must be at least {lowest}")
+    if not 0 <= options.rate < 1:
+        raise ValueError(f"--rate is {options.rate}: it must be at least 0 and below 1")
+    if options.out.is_dir():
+        raise ValueError(
+            f"--out {options.out} is a folder: name the file to write, for example {options.out}/mine.safetensors"
+        )
+
+
 def train(options: Options) -> None:
     """Trains, logs a JSON line every 20 steps, saves; see Options.
 
@@ -124,9 +157,6 @@ def train(options: Options) -> None:
 
     from stabn import checkpoint, model, synthetic
 
-    for name, least in (("steps", 1), ("batch", 2), ("width", 1), ("save_every", 1)):
-        if getattr(options, name) < least:
-            raise ValueError(f"--{name.replace('_', '-')} is {getattr(options, name)}: it must be at least {least}")
     if options.threads:
         torch.set_num_threads(options.threads)
     cv2.setNumThreads(1)
@@ -159,8 +189,10 @@ def train(options: Options) -> None:
     log_file = options.out.with_name(options.out.name + ".log.jsonl")
     options.out.parent.mkdir(parents=True, exist_ok=True)
     step, seconds = 0, 0.0
+    if options.out.exists():
+        raise ValueError(f"{options.out} is finished already: name another --out, or move it away")
     if state_file.exists():
-        state = torch.load(state_file, map_location=device, weights_only=True)
+        state = read_state(state_file, device)
         changed = [k for k in recipe if state["recipe"].get(k) != recipe[k]]
         if changed:
             was = ", ".join(f"{k} {state['recipe'].get(k)} (now {recipe[k]})" for k in changed)
@@ -235,8 +267,9 @@ _FREE = {"out", "device", "threads", "workers", "save_every"}
 def keep_log(log_file: Path, step: int) -> None:
     """Cuts the log back to the step that is resumed from, so that no step stands in it twice."""
     if log_file.exists():
-        lines = [line for line in log_file.read_text().splitlines() if json.loads(line)["step"] <= step]
-        log_file.write_text("".join(line + "\n" for line in lines))
+        lines = log_file.read_text().splitlines(keepends=True)
+        whole = [line for line in lines if line.endswith("}\n")]  # the last may have been cut off
+        log_file.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
 
 
 def _one_thread(_: int) -> None:
@@ -249,6 +282,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of `stabn-train`. Exit code 0: the weights are written, 1: training failed, 2: wrong use."""
     options = tyro.cli(Options, prog="stabn-train", args=arguments)
     try:
+        check(options)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    try:
         train(options)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
@@ -257,7 +295,8 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         sys.exit(f"error: {advice}")
     except KeyboardInterrupt:
-        sys.exit(f"stopped: the same command goes on from the last save ({options.out}.resume)")
+        saved = Path(f"{options.out}.resume").exists()
+        sys.exit("stopped: " + ("the same command goes on from the last save" if saved else "nothing was saved yet"))
     print(f"wrote {options.out}")
 
 

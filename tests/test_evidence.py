@@ -87,6 +87,13 @@ def test_a_variant_is_measured_by_what_it_has(attention, absent):
     assert not any(np.isnan(score["value"]) for score in scores.values())
 
 
+def test_a_score_that_no_clip_defines_is_left_out():
+    scores = evidence.measure(tiny(), 4, first=10, progress=False)["scores"]  # four turns of the camera
+    assert "top1" in scores
+    assert "auc M_t" in scores
+    assert "energy M_s" not in scores
+
+
 def test_training_seeds_and_other_classes_are_refused():
     with pytest.raises(ValueError, match="not evaluation seeds"):
         evidence.measure(tiny(), 2, first=synthetic.TRAINING_SEEDS - 1)

@@ -136,6 +136,12 @@ def test_frames_change_more_in_the_action_than_outside():
     assert np.median(inside) > 1.3 * np.median(outside)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 4, 10])
+def test_the_share_of_action_frames_does_not_depend_on_the_number_of_frames(seed):
+    few, many = (generate(seed, frames, 16).action.mean() for frames in (16, 96))
+    assert abs(few - many) < 0.13
+
+
 def test_backgrounds_are_an_argument_and_are_not_changed():
     photo = np.full((40, 60, 3), 200, np.uint8)
     before = photo.copy()

@@ -116,10 +116,50 @@ def test_a_folder_without_pictures_is_named(tmp_path, folder):
         train.read_pictures(tmp_path / folder)
 
 
-def test_the_command_says_what_is_wrong_in_one_sentence(options, capsys):
+def test_a_finished_run_is_not_trained_over(options):
+    train.train(options)
+    before = options.out.read_bytes()
+    with pytest.raises(ValueError, match="finished already"):
+        train.train(options)
+    assert options.out.read_bytes() == before
+    assert options.out.with_name("tiny.safetensors.log.jsonl").read_text()
+
+
+@pytest.mark.parametrize("content", ["garbage", "another"])
+def test_a_state_that_is_none_is_refused_in_one_sentence(options, content):
+    state = options.out.with_name("tiny.safetensors.resume")
+    state.parent.mkdir()
+    if content == "garbage":
+        state.write_bytes(b"garbage")
+    else:
+        torch.save({"step": 3}, state)
+    with pytest.raises(ValueError, match=r"tiny\.safetensors\.resume is damaged, or no state"):
+        train.train(options)
+
+
+def test_a_log_that_was_cut_off_is_kept_up_to_there(tmp_path):
+    log = tmp_path / "log.jsonl"
+    log.write_text('{"step": 20}\n{"step": 40}\n{"step": 6')
+    train.keep_log(log, 20)
+    assert log.read_text() == '{"step": 20}\n'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--steps", "0"], "error: --steps is 0: it must be at least 1"),
+        (["--seed", "-1"], "error: --seed is -1: it must be at least 0"),  # else evaluation clips were trained on
+        (["--rate", "nan"], "error: --rate is nan: it must be at least 0 and below 1"),
+    ],
+)
+def test_the_command_says_what_is_wrong_in_one_sentence(options, capsys, arguments, sentence):
     with pytest.raises(SystemExit) as stop:
-        train.main(["--out", str(options.out), "--steps", "0"])
-    assert str(stop.value) == "error: --steps is 0: it must be at least 1"
+        train.main(["--out", str(options.out), *arguments])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.strip() == sentence
+
+
+def test_an_unknown_option_is_wrong_use():
     with pytest.raises(SystemExit) as stop:
         train.main(["--setps", "3"])
     assert stop.value.code == 2
