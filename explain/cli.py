@@ -7,9 +7,11 @@ imported before it.
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import os
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -93,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # names of files may hold what a terminal cannot show
             stream.reconfigure(errors="backslashreplace")
     options = tyro.cli(Options, prog="stabn-explain", args=arguments)
+    with contextlib.suppress(ValueError):  # outside the main thread signals belong to somebody else
+        signal.signal(signal.SIGTERM, _terminated)  # so that an unfinished result is removed then too
     try:
         return run(options)
     except UsageError as error:
@@ -258,6 +262,10 @@ def _sentence(error: Exception, path: Path) -> str:
     if isinstance(error, ValueError):
         return str(error)
     return f"{path}: {str(error).strip().splitlines()[0] if str(error).strip() else 'out of memory'}"
+
+
+def _terminated(number: int, frame: object) -> None:
+    sys.exit(128 + number)
 
 
 def _nothing(line: str) -> None:

@@ -1,7 +1,8 @@
 """What an explanation is, how one is made, and how those of sliding windows become one.
 
-A method is a function `(model, clip, target, **options) -> Explanation`, listed in `explain.METHODS`. This
-file imports numpy only: torch comes with the model that a caller hands in, drawing is in `explain.render`.
+A method is a function `(network, clip, target, **options) -> Explanation`, listed in `explain.METHODS`; the network
+comes as an `explain.models.Classifier`. This file imports numpy only: torch comes with the model that a caller hands
+in, drawing is in `explain.render`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from explain import METHODS
 
 if TYPE_CHECKING:
+    from explain.models import Classifier
     from stabn.model import STABN, Box
     from stabn.video import Clip
 
@@ -41,7 +43,7 @@ class Explanation:
         target: index into `classes` of the class that was asked about; the predicted class if none was.
         probabilities: float32 (K,), softmax over the K `classes`.
         spatial: M_s, float32 (T, h, w), non-negative unless `signed`, at the network's own resolution.
-        temporal: M_t, float32 (T,), non-negative.
+        temporal: M_t, float32 (T,), non-negative unless the method weighs whole frames with a sign.
         timestamps: float64 (T,), seconds since the video's first frame, ascending; frames of a source with
             fewer than T frames repeat.
         frame_indices: int64 (T,), display order in the source.
@@ -53,6 +55,7 @@ class Explanation:
         signed: the maps speak for (> 0) and against (< 0) the class.
         notes: what a reader must know, for example that a map is almost flat, in words.
         timings: seconds by stage.
+        evaluations: how many clips went forward through the network for it.
         windows, window_probabilities: (W, 2) start and end in seconds and float32 (W, K), if it is merged
             from windows.
     """
@@ -72,6 +75,7 @@ class Explanation:
     signed: bool
     notes: tuple[str, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
+    evaluations: int = 1
     windows: NDArray[np.float64] | None = None
     window_probabilities: Floats | None = None
 
@@ -92,8 +96,9 @@ class Explanation:
 
     @property
     def temporal_scale(self) -> tuple[float, float]:
-        """The range on which M_t is drawn: (0, 1) for a sigmoid, else 0 to the clip's maximum."""
-        return (0.0, 1.0) if self.scale == (0, 1) else (0.0, float(self.temporal.max()) or 1.0)
+        """The range on which M_t is drawn: (0, 1) for a sigmoid, else the clip's own, with 0 in it."""
+        low, high = min(0.0, float(self.temporal.min())), max(0.0, float(self.temporal.max()))
+        return (0.0, 1.0) if self.scale == (0, 1) or low == high else (low, high)
 
     def top(self, k: int = 5) -> list[tuple[str, float]]:
         """The k best classes with their probabilities, best first."""
@@ -116,7 +121,7 @@ class Explanation:
         These are the sampled frames in a row around the largest M_t that reach the middle of its range.
         """
         times, weights, _ = self.timeline
-        if _is_flat(weights, self.temporal_scale[1]):
+        if _is_flat(weights, max(map(abs, self.temporal_scale))):
             return None
         above = weights >= (weights.min() + weights.max()) / 2
         start = end = int(weights.argmax())
@@ -128,20 +133,21 @@ class Explanation:
 
 
 def explain(
-    model: STABN, clip: Clip, method: str = "stabn", target: int | str | None = None, **options: Any
+    model: STABN | Classifier, clip: Clip, method: str = "stabn", target: int | str | None = None, **options: Any
 ) -> Explanation:
     """Where and when `model` looked in `clip`, by one of `METHODS`.
 
-    `clip` has as many frames as the model's config (`stabn.read_clip(path, frames=model.config.frames)`). The
-    work is done on the model's device, in eval mode, and the model is left as it was found. `target` is the
-    index or the name of the class to explain; None takes the predicted one. `options` go to the method.
-    Raises ValueError for an unknown method or class and for a wrong number of frames.
+    `model` is our network, or any other as an `explain.models.Classifier`. `clip` has as many frames as it takes
+    (`stabn.read_clip(path, frames=model.config.frames)`). The work is done on the model's device, in eval mode, and
+    the model is left as it was found. `target` is the index or the name of the class to explain; None takes the
+    predicted one. `options` go to the method. Raises ValueError for an unknown method, class or layer, for a wrong
+    number of frames, and where a method cannot explain this model.
     """
     return _noted(_run(model, clip, method, target, options))
 
 
 def explain_windows(
-    model: STABN,
+    model: STABN | Classifier,
     clips: Iterable[Clip],
     windows: Sequence[tuple[float, float]],
     method: str = "stabn",
@@ -204,15 +210,24 @@ def merge(parts: Sequence[Explanation], windows: Sequence[tuple[float, float]]) 
         scale=(min(part.scale[0] for part in parts), max(part.scale[1] for part in parts)),
         notes=tuple(dict.fromkeys(note for part in parts for note in part.notes)),
         timings={key: sum(part.timings[key] for part in parts) for key in parts[0].timings},
+        evaluations=sum(part.evaluations for part in parts),
         windows=np.array(windows, np.float64),
         window_probabilities=each,
     )
 
 
-def stabn_attention(model: STABN, clip: Clip, target: int | None) -> Explanation:
+def stabn_attention(network: Classifier, clip: Clip, target: int | None) -> Explanation:
     """The attention that ST-ABN itself applied (paper, equations 1 to 3), in one forward pass."""
     import torch
 
+    from stabn.model import STABN
+
+    model = network.module
+    if not isinstance(model, STABN):
+        raise ValueError(
+            "method 'stabn' shows the attention of an ST-ABN network, and this model is "
+            f"a {type(model).__name__}: choose another method"
+        )
     start = time.perf_counter()
     with torch.inference_mode():
         inputs = model.preprocess(clip.frames)
@@ -261,7 +276,7 @@ def resolve(method: str) -> Callable[..., Explanation]:
 
 def check_method(method: str) -> None:
     if method not in METHODS:
-        raise ValueError(f"there is no method {method!r}: {_nearest(method, METHODS)}")
+        raise ValueError(f"there is no method {method!r}: {nearest(method, METHODS)}")
 
 
 def check_window(window: float, stride: float) -> None:
@@ -281,7 +296,7 @@ def class_index(classes: Sequence[str], target: int | str) -> int:
     if isinstance(target, str) and target.casefold() in names:
         return names.index(target.casefold())
     if isinstance(target, str) and not target.isdecimal():
-        raise ValueError(f"there is no class {target!r} among the {len(classes)}: {_nearest(target, classes)}")
+        raise ValueError(f"there is no class {target!r} among the {len(classes)}: {nearest(target, classes)}")
     if isinstance(target, bool) or not isinstance(target, str | int | np.integer):
         raise TypeError(f"`target` is {target!r}, it must be the index or the name of a class")
     if not 0 <= int(target) < len(classes):
@@ -343,29 +358,29 @@ def _linear(times: NDArray[np.float64], values: Floats, seconds: NDArray[np.floa
     return (1 - share) * values[left] + share * values[right]
 
 
-def _run(model: STABN, clip: Clip, method: str, target: int | str | None, options: dict[str, Any]) -> Explanation:
+def _run(
+    model: STABN | Classifier, clip: Clip, method: str, target: int | str | None, options: dict[str, Any]
+) -> Explanation:
     run = resolve(method)
-    index = None if target is None else class_index(model.classes, target)
-    seen, needed = len(clip.frames), model.config.frames
+    with asked(model, clip, target) as (network, index):
+        return run(network, clip, index, **options)
+
+
+@contextmanager
+def asked(model: STABN | Classifier, clip: Clip, target: int | str | None) -> Iterator[tuple[Classifier, int | None]]:
+    """What a method works with, checked: the model as a `Classifier`, undisturbed, and the target's index."""
+    from explain.models import classifier, undisturbed
+
+    network = classifier(model)
+    index = None if target is None else class_index(network.classes, target)
+    seen, needed = len(clip.frames), network.frames
     if seen != needed:
         raise ValueError(
             f"`clip` has {seen} frames, this checkpoint was trained on {needed}: read it with "
             f"read_clip(path, frames={needed})"
         )
-    with _evaluating(model):
-        return run(model, clip, index, **options)
-
-
-@contextmanager
-def _evaluating(model: STABN) -> Iterator[None]:
-    """Eval mode, and afterwards each module's own mode again (some may have been frozen on purpose)."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    with undisturbed(network.module):
+        yield network, index
 
 
 def _noted(explanation: Explanation) -> Explanation:
@@ -373,7 +388,7 @@ def _noted(explanation: Explanation) -> Explanation:
     notes = list(explanation.notes)
     for values, top, kind, thing in (
         (explanation.spatial, max(map(abs, explanation.scale)), "space", "place"),
-        (explanation.timeline[1], explanation.temporal_scale[1], "time", "moment"),
+        (explanation.timeline[1], max(map(abs, explanation.temporal_scale)), "time", "moment"),
     ):
         if _is_flat(values, top):
             notes.append(f"almost flat in {kind} ({values.min():.2f} to {values.max():.2f}): no {thing} stands out")
@@ -384,7 +399,7 @@ def _is_flat(values: Floats, top: float) -> bool:
     return bool(values.max() - values.min() < FLAT * (top or 1))
 
 
-def _nearest(name: str, names: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str]) -> str:
     known = list(names)
     folded = {other.casefold(): other for other in known}
     close = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.4)

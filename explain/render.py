@@ -311,7 +311,7 @@ def figure(explanation: Explanation, frames: Sequence[Picture], seconds: Sequenc
         share = min(1.0, max(0.0, (weight - low) / (high - low or 1)))
         axes = panel(x, y_strip, cell, strip)
         axes.set_facecolor(matplotlib.colormaps["Purples"](0.05 + 0.9 * share))
-        ink = "white" if share > 0.5 else "black"
+        ink = "white" if share > 0.62 else "black"  # where the purple is dark enough
         axes.text(0.5, 0.46, f"{weight:.2f}", color=ink, ha="center", va="center", fontsize=8)
         text(x + cell / 2, y_heat + picture + 0.05, f"{time:.2f} s", ha="center", va="top", fontsize=8)
     for k, line in enumerate(below):

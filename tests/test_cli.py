@@ -451,7 +451,7 @@ class TestUsage:
     @pytest.mark.parametrize(
         ("arguments", "said"),
         [
-            (["a.mp4", "--method", "gradcam"], "no method 'gradcam': there are 'stabn'"),
+            (["a.mp4", "--method", "gradcam"], "no method 'gradcam': did you mean 'grad_cam'"),
             (["a.mp4", "--target", "Pushing somthing"], "did you mean 'Pushing something'"),
             (["a.mp4", "--target", "17"], "the 3 classes are 0 to 2"),
             (["a.mp4", "--window", "-1"], "the window is -1 s"),
