@@ -201,7 +201,7 @@ class Band:
         size, shown = self._size, self._explanation
         low, high = shown.scale
         extremes = [("max", float(shown.spatial.max())), ("min", float(shown.spatial.min()))]
-        labels = [f"{name} {value:.2f}" for name, value in extremes]
+        labels = [f"{name} {number(value)}" for name, value in extremes]
         ends = [f"{high:.3g}", f"{low:.3g}"]
         x = self._width - self._pad - max(_length(label, font) for label in labels)
         bar = round(0.9 * size)
@@ -312,7 +312,7 @@ def figure(explanation: Explanation, frames: Sequence[Picture], seconds: Sequenc
         axes = panel(x, y_strip, cell, strip)
         axes.set_facecolor(matplotlib.colormaps["Purples"](0.05 + 0.9 * share))
         ink = "white" if share > 0.62 else "black"  # where the purple is dark enough
-        axes.text(0.5, 0.46, f"{weight:.2f}", color=ink, ha="center", va="center", fontsize=8)
+        axes.text(0.5, 0.46, number(weight), color=ink, ha="center", va="center", fontsize=8)
         text(x + cell / 2, y_heat + picture + 0.05, f"{time:.2f} s", ha="center", va="top", fontsize=8)
     for k, line in enumerate(below):
         text(margin, y_text + 0.16 * k, line, fontsize=8, color="0.35", va="top")
@@ -338,8 +338,13 @@ def figure(explanation: Explanation, frames: Sequence[Picture], seconds: Sequenc
     ):
         axes.axhline(value, color="black", linewidth=1)
         beside = axes.get_yaxis_transform()
-        axes.text(1.4, value, f"{name} {value:.2f}", fontsize=7, va=va, transform=beside)
+        axes.text(1.4, value, f"{name} {number(value)}", fontsize=7, va=va, transform=beside)
     drawing.savefig(path)
+
+
+def number(value: float) -> str:
+    """Two decimals where they say something, else three digits: methods have units of their own."""
+    return f"{value:.2f}" if value == 0 or 0.01 <= abs(value) < 100 else f"{value:.2g}"
 
 
 def temporal(explanation: Explanation, duration: float, path: Path | str) -> None:
