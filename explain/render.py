@@ -336,9 +336,11 @@ def figure(explanation: Explanation, frames: Sequence[Picture], seconds: Sequenc
         ("min", float(explanation.spatial.min()), "top"),
         ("max", float(explanation.spatial.max()), "bottom"),
     ):
-        axes.axhline(value, color="black", linewidth=1)
+        mark = min(high, max(low, value))  # a value beyond the scale stands at its end
+        axes.axhline(mark, color="black", linewidth=1)
         beside = axes.get_yaxis_transform()
-        axes.text(1.4, value, f"{name} {number(value)}", fontsize=7, va=va, transform=beside)
+        axes.text(1.4, mark, f"{name} {number(value)}", fontsize=7, va=va, transform=beside)
+    axes.set_ylim(low, high)
     drawing.savefig(path)
 
 

@@ -245,3 +245,13 @@ def test_a_word_without_spaces_is_broken() -> None:
     lines = render._wrap("x" * 100, font, 100)
     assert "".join(lines) == "x" * 100
     assert all(font.getlength(line) <= 100 for line in lines)
+
+
+def test_numbers_keep_two_digits_in_any_unit():
+    assert [render.number(value) for value in (0, 0.5, 12.35, -0.00687, 0.000123)] == [
+        "0.00",
+        "0.50",
+        "12.35",
+        "-0.0069",
+        "0.00012",
+    ]
