@@ -337,6 +337,8 @@ def figure(explanation: Explanation, frames: Sequence[Picture], seconds: Sequenc
         ("max", float(explanation.spatial.max()), "bottom"),
     ):
         mark = min(high, max(low, value))  # a value beyond the scale stands at its end
+        if not 0.1 < (mark - low) / (high - low) < 0.9:  # towards the middle, away from the scale's own ends
+            va = "bottom" if name == "min" else "top"
         axes.axhline(mark, color="black", linewidth=1)
         beside = axes.get_yaxis_transform()
         axes.text(1.4, mark, f"{name} {number(value)}", fontsize=7, va=va, transform=beside)
