@@ -319,9 +319,9 @@ def verdict(row: str, plain: float, top1: dict[str, float], fall: dict[str, floa
 
     It is (`about` is True) if the energy-matched inverse falls as far, its top-1 at most 1.25 times the plain
     inverse's, while the constants keep at least 70 % of `plain`, the top-1 with nothing inverted. The rule decides
-    nothing (`about` is None) where nothing can fail it, as 1.25 times the plain inverse's top-1 is `plain` or more,
-    and where the fall's interval reaches 0. `top1` has the row's own under "" and those of its controls by name;
-    `fall` is paired over clips.
+    nothing (`about` is None) where the fall's interval reaches 0, and where nothing can fail it: 1.25 times the plain
+    inverse's top-1, or what the least fall of the interval leaves, is `plain` or more. `top1` has the row's own under
+    "" and those of its controls by name; `fall` is paired over clips.
     """
     limit, kept = 1.25 * top1[""], [top1[each] / plain if plain else 0.0 for each in (CONSTANT, CONSTANT_INVERSE)]
     as_far, keeps = top1[MATCHED] <= limit + 1e-9, min(kept) >= 0.7 - 1e-9
@@ -329,12 +329,14 @@ def verdict(row: str, plain: float, top1: dict[str, float], fall: dict[str, floa
     energy = f"{100 * top1[MATCHED]:.1f} % with the energy-matched inverse"
     about: bool | None = None
     if fall["low"] <= 0:
-        sentence = f"no sure fall: {went}, a fall of {100 * fall['low']:.1f} to {100 * fall['high']:.1f} points."
-    elif limit >= plain - 1e-9:
+        sentence = (
+            f"no sure fall: {went}, by {100 * fall['low']:.1f} to {100 * fall['high']:.1f} points with 95 % confidence."
+        )
+    elif max(limit, 1.25 * (plain - fall["low"])) >= plain - 1e-9:
         constants = " and ".join(f"{100 * top1[each]:.1f}" for each in (CONSTANT, CONSTANT_INVERSE))
         sentence = (
-            f"undecided, the fall is small: {went} ({energy}, {constants} % with the constants). The rule allows the "
-            f"energy-matched inverse 1.25 x {100 * top1['']:.1f} %, which no fall at all would pass too."
+            f"undecided, the fall is small or unsure: {went} ({energy}, {constants} % with the constants). The rule "
+            f"allows the energy-matched inverse 1.25 x {100 * top1['']:.1f} %, which no fall at all may pass too."
         )
     else:
         about = as_far and keeps

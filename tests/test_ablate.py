@@ -297,7 +297,8 @@ class TestFigures:
         (0.4, 0.5, (0.8, 0.55), 0.2, False, "but the constants keep only 100 and 69 %"),
         (0.4, 0.3, (0.8, 0.8), 0.0, None, "no sure fall: top-1 goes from 80.0 to 40.0 %"),
         (0.64, 0.8, (0.8, 0.8), 0.1, None, "undecided, the fall is small"),  # 1.25 * 0.64 is 0.8: nothing can fail
-        (0.63, 0.8, (0.8, 0.8), 0.1, False, "not shown to be about when"),
+        (0.63, 0.8, (0.8, 0.8), 0.165, False, "not shown to be about when"),
+        (0.5, 0.55, (0.8, 0.8), 0.05, None, "undecided, the fall is small or unsure"),  # too few clips to say
     ],
 )
 def test_the_verdict_follows_the_rule(
