@@ -60,6 +60,10 @@ def rate_at(step: int, options: Options) -> float:
     return options.rate * min(1.0, rise, fall)
 
 
+class UsageError(ValueError):
+    """An option is wrong: exit code 2."""
+
+
 class Clips:
     """The training clips as a map-style data set: item i is generated from the i-th training seed of this run."""
 
@@ -128,17 +132,17 @@ def check(options: Options) -> None:
     """Everything about the options that can be known before any work.
 
     Raises:
-        ValueError: one of them is out of range, or --out cannot be a file.
+        UsageError: one of them is out of range, or --out cannot be a file.
     """
     least = {"steps": 1, "batch": 2, "seed": 0, "frames": 2, "size": 16, "width": 1, "threads": 0, "workers": 0}
     for name, lowest in (least | {"save_every": 1}).items():
         if getattr(options, name) < lowest:
             flag = name.replace("_", "-")
-            raise ValueError(f"--{flag} is {getattr(options, name)}: it must be at least {lowest}")
+            raise UsageError(f"--{flag} is {getattr(options, name)}: it must be at least {lowest}")
     if not 0 <= options.rate < 1:
-        raise ValueError(f"--rate is {options.rate}: it must be at least 0 and below 1")
+        raise UsageError(f"--rate is {options.rate}: it must be at least 0 and below 1")
     if options.out.is_dir():
-        raise ValueError(
+        raise UsageError(
             f"--out {options.out} is a folder: name the file to write, for example {options.out}/mine.safetensors"
         )
 
@@ -150,6 +154,7 @@ def train(options: Options) -> None:
         ValueError: an option is out of range, the folder of backgrounds is of no use, or the state to resume from was
             made with other options.
     """
+    check(options)
     import cv2
     import torch
     from torch.utils.data import DataLoader
@@ -282,12 +287,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Entry point of `stabn-train`. Exit code 0: the weights are written, 1: training failed, 2: wrong use."""
     options = tyro.cli(Options, prog="stabn-train", args=arguments)
     try:
-        check(options)
-    except ValueError as error:
+        train(options)
+    except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    try:
-        train(options)
     except (ValueError, OSError) as error:
         sys.exit(f"error: {error}")
     except ImportError as error:
