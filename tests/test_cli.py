@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -499,18 +498,6 @@ class TestUsage:
         error = capsys.readouterr().err
         assert "libgl1" in error
         assert len(error.splitlines()) == 1
-
-    def test_help_imports_nothing_heavy(self) -> None:
-        program = (
-            "import sys\nfrom explain.cli import main\n"
-            "try: main(['--help'])\nexcept SystemExit as error: assert error.code == 0\n"
-            "heavy = {'torch', 'torchvision', 'cv2', 'av', 'matplotlib', 'numpy', 'PIL', 'gradio'}\n"
-            "print(sorted(heavy & sys.modules.keys()), file=sys.stderr)"
-        )
-        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-        assert done.stderr.strip() == "[]"
-        for option in ("--out", "--checkpoint", "--method", "--target", "--window", "--overwrite", "--json"):
-            assert option in done.stdout
 
 
 class TestFindingVideos:

@@ -56,3 +56,24 @@ def test_the_commands_of_the_readme_exist():
     assert set(re.findall(r"^(stabn-\w+)", readme, re.M)) <= scripts.keys()
     targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text("utf-8"), re.M)
     assert set(re.findall(r"^make (\w+)", readme, re.M)) <= set(targets)
+
+
+@pytest.mark.parametrize(
+    ("module", "options"),
+    [
+        ("explain.cli", ("--out", "--checkpoint", "--method", "--target", "--window", "--overwrite", "--json")),
+        ("explain.ablate", ("--invert", "--data", "--segments", "--per-class", "--processes", "--overwrite")),
+        ("stabn.train", ("--out", "--steps", "--init", "--attention")),
+    ],
+)
+def test_help_imports_nothing_heavy(module, options):
+    program = (
+        f"import sys\nfrom {module} import main\n"
+        "try: main(['--help'])\nexcept SystemExit as error: assert error.code == 0\n"
+        "heavy = {'torch', 'torchvision', 'cv2', 'av', 'matplotlib', 'numpy', 'PIL', 'gradio'}\n"
+        "print(sorted(heavy & sys.modules.keys()), file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr.strip() == "[]"
+    for option in options:
+        assert option in done.stdout
