@@ -4,6 +4,7 @@ import json
 import os
 import sys
 import time
+from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -39,6 +40,14 @@ class Options:
     """Planes of the first residual layer: the network's size grows with its square."""
     attention: Literal["both", "spatial", "temporal", "none"] = "both"
     """The attention of the paper, one of its parts, or the same backbone without the branch."""
+    keep: float = 0.0
+    """Faithful attention: weight of the loss of the clip in which only what is attended moves."""
+    erase: float = 0.0
+    """Faithful attention: weight of the loss of the clip in which what is attended stands still; it must lose."""
+    price: tuple[float, float] = (0.0, 0.0)
+    """Faithful attention: prices of the means of M_s and of M_t."""
+    invert: float = 0.0
+    """Faithful attention: weight of the losses under inverted (it must lose) and constant attention (it must not)."""
     backgrounds: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """A folder of pictures to use as backgrounds beside the drawn ones."""
     device: str = "auto"
@@ -141,6 +150,14 @@ def check(options: Options) -> None:
             raise UsageError(f"--{flag} is {getattr(options, name)}: it must be at least {lowest}")
     if not 0 <= options.rate < 1:
         raise UsageError(f"--rate is {options.rate}: it must be at least 0 and below 1")
+    asked = (options.keep, options.erase, *options.price, options.invert)
+    if min(asked) < 0:
+        raise UsageError(f"--keep, --erase, --price and --invert must be at least 0, got {min(asked)}")
+    if any(asked) and options.attention != "both":
+        raise UsageError(
+            "--keep, --erase, --price and --invert need spatial and temporal attention: leave them out, or "
+            f"--attention {options.attention}"
+        )
     if options.out.is_dir():
         raise UsageError(
             f"--out {options.out} is a folder: name the file to write, for example {options.out}/mine.safetensors"
@@ -160,7 +177,7 @@ def train(options: Options) -> None:
     from torch.utils.data import DataLoader
     from tqdm import tqdm
 
-    from stabn import checkpoint, model, synthetic
+    from stabn import checkpoint, faithful, model, synthetic
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -180,8 +197,12 @@ def train(options: Options) -> None:
     )
     network = model.STABN(config, synthetic.CLASSES).to(device)
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
-    if options.init:
-        start_from(network, checkpoint.load(options.init))
+    weights = faithful.Weights(options.keep, options.erase, *options.price, options.invert)
+    trained = checkpoint.load(options.init) if options.init else None
+    if trained:
+        start_from(network, trained)
+    if any(weights) and (trained is None or trained.attention is None):
+        faithful.prepare(network)
     optimizer = torch.optim.AdamW(network.parameters(), options.rate, weight_decay=options.decay)
 
     # What decides the weights; the rest (threads, workers, where to write) may change between two runs.
@@ -221,7 +242,7 @@ def train(options: Options) -> None:
     )
     mean, std = (torch.tensor(v, device=device)[:, None, None, None] for v in (config.mean, config.std))
     network.train()
-    begun, sums, count = time.perf_counter() - seconds, torch.zeros(4), 0
+    begun, sums = time.perf_counter() - seconds, defaultdict[str, list[float]](list)
     progress = tqdm(loader, total=options.steps, initial=step, unit="step", disable=None)
     for frames, labels in progress:
         clips = (frames.to(device).permute(0, 4, 1, 2, 3).float() / 255 - mean) / std
@@ -229,23 +250,29 @@ def train(options: Options) -> None:
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, options)
         with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
-            output = network(clips)
-            losses = model.loss(output, labels)
+            features = network.extract(clips)
+            attention, attention_logits = network.attend(features)
+            output = model.Output(network.perceive(features, attention), attention_logits, attention)
+            paper = model.loss(output, labels)
+            losses = {"loss": paper.total, "perception": paper.perception, "attention": paper.attention}
+            if attention is not None and any(weights):
+                losses |= faithful.losses(network, clips, features, attention, labels, weights)
         optimizer.zero_grad()
-        losses.total.backward()
+        (paper.total + weights.total(losses)).backward()
         # bfloat16 convolutions on a CPU now and then give a gradient that is not finite: such a step is left out.
         if torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0).isfinite():
             optimizer.step()
         step += 1
 
-        right = (output.logits.argmax(1) == labels).float().mean()
-        sums += torch.stack([*losses, right]).detach().cpu()
-        count += 1
+        losses["top1"] = (output.logits.argmax(1) == labels).float().mean()
+        for name, value in losses.items():
+            sums[name].append(value.item())
         if step % 20 == 0 or step == options.steps:
-            line = dict(zip(("loss", "perception", "attention", "top1"), (sums / count).tolist(), strict=True))
+            line = {name: round(sum(values) / len(values), 4) for name, values in sums.items()}
             if not all(v == v for v in line.values()):
                 raise ValueError(f"the loss became NaN at step {step}: train with a lower --rate than {options.rate:g}")
-            seconds, sums, count = time.perf_counter() - begun, torch.zeros(4), 0
+            seconds = time.perf_counter() - begun
+            sums.clear()
             progress.set_postfix({k: f"{v:.2f}" for k, v in line.items()})
             with log_file.open("a") as log:
                 log.write(json.dumps({"step": step, "seconds": round(seconds, 1), **line}) + "\n")

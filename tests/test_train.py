@@ -60,7 +60,9 @@ def test_training_writes_weights_that_load_and_say_how_they_were_made(options):
     assert log[0]["loss"] == pytest.approx(log[0]["perception"] + log[0]["attention"], rel=1e-4)
 
 
-def test_a_killed_run_goes_on_to_the_same_weights(options, tmp_path, monkeypatch):
+@pytest.mark.parametrize("more", [{}, {"keep": 1.0, "erase": 1.0, "price": (6.0, 1.0), "invert": 0.5}])
+def test_a_killed_run_goes_on_to_the_same_weights(options, tmp_path, monkeypatch, more):
+    options = replace(options, **more)
     train.train(options)
     killed = replace(options, out=tmp_path / "killed" / "tiny.safetensors", save_every=2)
     killed_after(monkeypatch, 3, killed)
@@ -150,6 +152,12 @@ def test_a_log_that_was_cut_off_is_kept_up_to_there(tmp_path):
         (["--steps", "0"], "error: --steps is 0: it must be at least 1"),
         (["--seed", "-1"], "error: --seed is -1: it must be at least 0"),  # else evaluation clips were trained on
         (["--rate", "nan"], "error: --rate is nan: it must be at least 0 and below 1"),
+        (["--price", "-1", "0"], "error: --keep, --erase, --price and --invert must be at least 0, got -1.0"),
+        (
+            ["--keep", "1", "--attention", "none"],
+            "error: --keep, --erase, --price and --invert need spatial and temporal attention: leave them out, or "
+            "--attention none",
+        ),
     ],
 )
 def test_the_command_says_what_is_wrong_in_one_sentence(options, capsys, arguments, sentence):
