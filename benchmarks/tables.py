@@ -1,16 +1,22 @@
-"""Writes the table of what was measured from the checkpoints' metadata into the READMEs, between its two marks.
+"""Writes the tables of what was measured into the READMEs, each between its two marks: one from the checkpoints'
+metadata, the other from `docs/benchmark.json`.
 
-`python benchmarks/tables.py`, after `python -m explain.evidence` has measured both checkpoints; `make tables` does all.
+`python benchmarks/tables.py`, after `python -m explain.evidence` has measured both checkpoints and `stabn-benchmark`
+the methods; `make tables` does all.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
 import stabn
+from explain import report
 
 ROOT = Path(__file__).parent.parent
-FILES = (ROOT / "README.md", ROOT / "checkpoints" / "README.md")
-MARKS = ("<!-- measured: made by `make tables` -->\n", "<!-- end -->\n")
+BENCHMARK = ROOT / "docs" / "benchmark.json"
+# What stands in which files, by the name in its first mark.
+FILES = {"measured": (ROOT / "README.md", ROOT / "checkpoints" / "README.md"), "benchmark": (ROOT / "README.md",)}
+MARK, END = "<!-- {}: made by `make tables` -->\n", "<!-- end -->\n"
 
 
 def percent(score: dict[str, Any]) -> str:
@@ -21,15 +27,20 @@ def plain(score: dict[str, Any]) -> str:
     return f"{score['value']:.2f} ({score['low']:.2f} to {score['high']:.2f})"
 
 
-def table() -> str:
-    """The table in Markdown, with the data, the intervals' meaning and the hashes of the weights."""
-    measured = stabn.load("synthetic").metadata["measured"]
+def benchmark() -> str:
+    """The table of methods and scores in Markdown."""
+    return "\n".join(report.markdown(json.loads(BENCHMARK.read_text("utf-8")), whole=False))
+
+
+def measured() -> str:
+    """The table of the checkpoints in Markdown, with the data, the intervals' meaning and the hashes of the weights."""
+    bundled = stabn.load("synthetic").metadata["measured"]
     backbone = stabn.load("plain").metadata["measured"]
-    own, other = measured["scores"], backbone["scores"]
-    if measured["data"] != backbone["data"]:
-        raise ValueError(f"the checkpoints were measured on {measured['data']} and on {backbone['data']}")
+    own, other = bundled["scores"], backbone["scores"]
+    if bundled["data"] != backbone["data"]:
+        raise ValueError(f"the checkpoints were measured on {bundled['data']} and on {backbone['data']}")
     lines = [
-        f"On {measured['data']} (never trained on); in brackets the bootstrap 95 % interval over clips:",
+        f"On {bundled['data']} (never trained on); in brackets the bootstrap 95 % interval over clips:",
         "",
         "| | `synthetic` | beside it |",
         "| --- | --- | --- |",
@@ -46,27 +57,36 @@ def table() -> str:
             "energy M_s",
             ("random", "centre", "frame difference", "perfect mask"),
         ),
+        (
+            "M_s pointing: its maximum on the evidence, in action frames",
+            "pointing M_s",
+            ("random", "centre", "frame difference", "perfect mask"),
+        ),
         ("AUC of M_t over action frames (0.5 is chance)", "auc M_t", ("random", "centre", "frame difference")),
     ):
         kind = key.split()[0]
         beside = ", ".join(f"{name} {own[f'{kind} {name}']['value']:.2f}" for name in controls)
         lines.append(f"| {what} | {plain(own[key])} | {beside} |")
-    lines += ["", f"Weights `{measured['weights'][:16]}`, `{backbone['weights'][:16]}` (sha256 of the tensors).", ""]
+    lines += ["", f"Weights `{bundled['weights'][:16]}`, `{backbone['weights'][:16]}` (sha256 of the tensors).", ""]
     return "\n".join(lines)
 
 
-def written(text: str, content: str) -> str:
-    """`text` with what stands between the marks replaced by `content`."""
-    before, rest = text.split(MARKS[0])
-    _, after = rest.split(MARKS[1])
-    return before + MARKS[0] + content + MARKS[1] + after
+TABLES = {"measured": measured, "benchmark": benchmark}
+
+
+def written(text: str, name: str, content: str) -> str:
+    """`text` with what stands between the marks of this name replaced by `content`."""
+    before, rest = text.split(MARK.format(name))
+    _, after = rest.split(END, 1)
+    return before + MARK.format(name) + content + END + after
 
 
 def main() -> None:
-    content = table()
-    for file in FILES:
-        file.write_text(written(file.read_text("utf-8"), content), "utf-8")
-        print(f"wrote {file.relative_to(ROOT)}")
+    for name, table in TABLES.items():
+        content = table()
+        for file in FILES[name]:
+            file.write_text(written(file.read_text("utf-8"), name, content), "utf-8")
+            print(f"wrote {file.relative_to(ROOT)}: {name}")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,10 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import platform
-import secrets
 import sys
 import textwrap
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -25,6 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from explain.cli import UsageError
+from explain.runs import Folder
 from stabn import __version__
 
 if TYPE_CHECKING:
@@ -110,9 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: Options) -> dict[str, Any]:
     """The content of `ablation.json`, made now or found finished. Raises UsageError before anything runs."""
+    folder = Folder(options.out, "ablation", PROGRAM)
     rows = _checked(options)
-
-    from tqdm import tqdm
+    folder.check()
 
     from explain import inversion
     from stabn.checkpoint import load, weights_hash
@@ -133,38 +131,19 @@ def run(options: Options) -> dict[str, Any]:
         "rows": rows,
         "segments": options.segments,
     }
-    finished, records = _begin(options, study)
+    finished, done = folder.begin(study, options.overwrite)
     if finished:
         return finished
     asked = inversion.conditions(rows)
-    pending = [number for number in source.numbers if number not in records]
+    pending = [number for number in source.numbers if number not in done]
     if options.processes > 1:
         batches = inversion.study_in_processes(
             options.checkpoint, options.device, source, pending, asked, options.batch, options.processes
         )
     else:
         batches = inversion.study(model, source, pending, asked, options.batch, options.workers)
-    progress = tqdm(
-        total=len(source.numbers),
-        initial=len(records),
-        unit="clip",
-        leave=False,
-        disable=options.quiet or None,  # None: only on a terminal
-    )
-    with _partial(options).open("a", encoding="utf-8") as file, progress, closing(batches):
-        for batch in batches:
-            file.writelines(json.dumps(record) + "\n" for record in batch)
-            file.flush()
-            records |= {record["clip"]: record for record in batch}
-            for problem in (record["skipped"] for record in batch if "skipped" in record):
-                tqdm.write(f"skipped: {problem}", file=sys.stderr)
-            progress.update(len(batch))
-    skipped = [record for _, record in sorted(records.items()) if "skipped" in record]
-    if skipped:
-        print(f"skipped {len(skipped)} of {len(records)} clips that cannot be read", file=sys.stderr)
-    if len(skipped) == len(records):
-        _partial(options).unlink()
-        raise ValueError(f"none of the {len(records)} clips can be read")
+    records = folder.collect(batches, done, len(source.numbers), options.quiet)
+    skipped = [record for record in records if "skipped" in record]
     result = {
         "study": study,
         "version": __version__,
@@ -173,7 +152,7 @@ def run(options: Options) -> dict[str, Any]:
         "frames": model.config.frames,
         "clips": len(records) - len(skipped),
         "skipped": [{"clip": each["clip"], "reason": each["skipped"]} for each in skipped],
-        **inversion.summarise(list(records.values()), asked, model.classes),
+        **inversion.summarise(records, asked, model.classes),
         "published": {
             "network": inversion.PUBLISHED_NETWORK,
             "figure": "top-1 in percent, of the rows none, spatial, temporal, both",
@@ -187,10 +166,10 @@ def run(options: Options) -> dict[str, Any]:
             **{name: metadata.version(name) for name in ("torch", "numpy", "av", "matplotlib")},
         },
     }
-    _write(options.out / "ablation.csv", _csv(result).encode())
-    _write(options.out / "ablation.png", chart(result))
-    _write(options.out / "ablation.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
-    _partial(options).unlink()
+    folder.write("ablation.csv", _csv(result).encode())
+    folder.write("ablation.png", chart(result))
+    folder.write("ablation.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
+    folder.partial.unlink()
     return result
 
 
@@ -213,9 +192,6 @@ def _checked(options: Options) -> list[str]:
         raise UsageError(f"--data {options.data} does not exist")
     if options.data is not None and options.first:
         raise UsageError("--first is a seed of generated clips, it has no meaning for --data")
-    above = next(folder for folder in (options.out.absolute(), *options.out.absolute().parents) if folder.exists())
-    if not above.is_dir() or not os.access(above, os.W_OK):
-        raise UsageError(f"--out {options.out} cannot be written: {above} is a file or is write-protected")
     return rows
 
 
@@ -230,57 +206,6 @@ def _source(options: Options, model: STABN) -> Source:
         raise UsageError(
             f"{error}: pass --data, or another --first" if "classes" in str(error) else str(error)
         ) from None
-
-
-# ---------------------------------------------------------------------------------------------- files, old and new
-
-
-def _partial(options: Options) -> Path:
-    return options.out / "ablation.partial.jsonl"
-
-
-def _begin(options: Options, study: dict[str, Any]) -> tuple[dict[str, Any] | None, dict[int, dict[str, Any]]]:
-    """The finished result, or the records by clip of an unfinished run, whose file is now ready to be added to."""
-    partial, finished = _partial(options), options.out / "ablation.json"
-    lines: list[bytes] = []
-    if partial.exists() and not options.overwrite:
-        lines = [line for line in partial.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-    if lines:
-        try:
-            header, *records = map(json.loads, lines)
-        except ValueError:
-            raise UsageError(f"{partial} is damaged: pass --overwrite to begin anew") from None
-        _same(partial, header, study)
-        os.truncate(partial, sum(map(len, lines)))  # the end of a record that was being written
-        return None, {record["clip"]: record for record in records}
-    if finished.exists() and not options.overwrite:
-        try:
-            result = json.loads(finished.read_text("utf-8"))
-            _same(finished, result["study"], study)
-        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-            raise UsageError(f"{finished} is no result of {PROGRAM}: pass --overwrite to replace it") from None
-        return result, {}
-    options.out.mkdir(parents=True, exist_ok=True)
-    _write(partial, (json.dumps(study) + "\n").encode())
-    return None, {}
-
-
-def _same(path: Path, found: Any, study: dict[str, Any]) -> None:
-    differs = [key for key in study if not isinstance(found, dict) or found.get(key) != study[key]]
-    if differs:
-        raise UsageError(
-            f"{path} was made with other {' and '.join(differs)}: pass --overwrite to replace it, or another --out"
-        )
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 # --------------------------------------------------------------------------------------------------- how it is told

@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from captum.attr import InputXGradient, IntegratedGradients, NoiseTunnel, Saliency
+from captum.metrics import infidelity as captum_infidelity
+from captum.metrics import sensitivity_max
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
@@ -250,8 +254,8 @@ LINEAR = (  # in the one argument that carries relevance: a constant summand act
 )
 MOVES = (  # values only change places, so that the gradient is the rule
     *("view", "reshape", "flatten", "unflatten", "permute", "transpose", "movedim", "squeeze", "unsqueeze", "expand"),
-    *("__getitem__", "unbind", "chunk", "split", "cat", "stack", "contiguous", "clone", "to", "float", "dropout"),
-    *("dropout3d", "max_pool2d", "max_pool3d", "adaptive_max_pool3d"),
+    *("__getitem__", "unbind", "chunk", "split", "cat", "stack", "contiguous", "clone", "to", "cpu", "cuda", "float"),
+    *("dropout", "dropout3d", "max_pool2d", "max_pool3d", "adaptive_max_pool3d"),
 )
 
 
@@ -336,3 +340,75 @@ def lrp(network: Classifier, clip: Clip, target: int | None, *, gamma: float = 0
     score = logits[0, question.target]
     shares = torch.autograd.grad(score, question.inputs, score.detach())[0]
     return question.explanation("lrp", shares[0].sum(0), signed=True)
+
+
+# ------------------------------------------------------------------------------------------------------ measures
+
+
+def max_sensitivity(
+    explained: Callable[[Tensor], NDArray[np.floating[Any]]],
+    inputs: Tensor,
+    volume: NDArray[np.floating[Any]],
+    *,
+    radius: float = 0.02,
+    samples: int = 5,
+    seed: int = 0,
+) -> float:
+    """The largest |S(x') - S(x)| / |S(x)| over clips x' near x (Yeh et al. 2019, equation 5).
+
+    `explained` gives S (T, h, w) of a prepared clip like `inputs` (1, 3, T, H, W), `volume` is S of that one. Noise is
+    uniform in each voxel, up to `radius` times the clip's range.
+    """
+    chance = torch.Generator().manual_seed(seed)
+    most = radius * float(inputs.max() - inputs.min())
+
+    def near(clips: Tensor) -> Tensor:
+        return clips + most * (2 * torch.rand(clips.shape, generator=chance) - 1).to(clips)
+
+    @torch.enable_grad()  # captum asks under no_grad, and methods need gradients
+    def explanations(clips: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+        if isinstance(clips, tuple):  # x itself is asked about, and answered, in a tuple; clips near it are not
+            return (torch.from_numpy(volume[None]).double(),)
+        return torch.from_numpy(np.stack([explained(clip[None]) for clip in clips])).double()
+
+    return float(sensitivity_max(explanations, inputs.detach(), near, n_perturb_samples=samples))
+
+
+def infidelity(
+    probability: Callable[[Tensor], Tensor],
+    inputs: Tensor,
+    other: Tensor,
+    volume: NDArray[np.floating[Any]],
+    *,
+    samples: int = 64,
+    chunk: int = 8,
+    seed: int = 0,
+) -> float:
+    """Mean of (b sum of S over what is removed - what f loses)^2 with the best scale b (Yeh et al. 2019, equation 1).
+
+    `probability` gives f (N,) of clips (N, 3, T, H, W). A random share of 4 x 7 x 7 tubes of `inputs`, one clip, is
+    replaced by `other`; of S (T, h, w), enlarged to its size, each channel has a third.
+    """
+    size = inputs.shape[2:]
+    cells = [min(pair) for pair in zip((4, 7, 7), size, strict=True)]
+    chance = torch.Generator().manual_seed(seed)
+    large = F.interpolate(torch.as_tensor(volume, dtype=torch.float64)[:, None], size[1:], mode="bilinear")[:, 0]
+    shares = (large / 3).expand(1, 3, *size).to(inputs.device)
+
+    def without(clips: Tensor) -> tuple[Tensor, Tensor]:
+        share = torch.rand(len(clips), 1, 1, 1, 1, generator=chance)
+        tubes = (torch.rand(len(clips), 1, *cells, generator=chance) < share).float()
+        removed = F.interpolate(tubes, size).to(clips)
+        return removed.expand_as(clips), torch.where(removed > 0, other, clips)
+
+    return float(
+        captum_infidelity(
+            lambda clips: probability(clips).double().to(inputs.device),
+            without,
+            inputs.detach(),
+            shares,
+            n_perturb_samples=samples,
+            max_examples_per_batch=chunk,
+            normalize=True,
+        )
+    )

@@ -9,20 +9,24 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import hashlib
 import json
 import os
 import signal
 import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from explain import METHODS
 from stabn import opencv_advice
+
+if TYPE_CHECKING:
+    from explain.models import Classifier
 
 VIDEOS = (
     ".mp4",
@@ -48,25 +52,51 @@ def _option(metavar: str, default: str) -> Any:
 _Flag = tyro.conf.FlagCreatePairsOff
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """Which network, for every command that takes any."""
+
+    checkpoint: Annotated[str, _option("NAME|FILE", "default: synthetic")] = "synthetic"
+    """The network: the name of a bundled one, or a file."""
+    model: Annotated[str | None, _option("torchvision:NAME|MODULE:FUNCTION", "default: the checkpoint")] = None
+    """Another network: torchvision's r3d_18, mc3_18, r2plus1d_18, s3d, mvit_v2_s or swin3d_t, or what a function of
+    yours without arguments builds, for example package.module:build."""
+    weights: Annotated[Path | None, _option("FILE", "default: torchvision's, or as built")] = None
+    """The model's state dict, a file of safetensors or torch.save."""
+    classes: Annotated[Path | None, _option("FILE", "default: torchvision's")] = None
+    """The names of the model's classes: one on each line, or a list in JSON."""
+    layout: Annotated[Literal["NCTHW", "NTCHW"] | None, _option("NCTHW|NTCHW", "default: NCTHW")] = None
+    """The order of axes in the clips (N, 3, T, H, W) or (N, T, 3, H, W) that the model takes."""
+    frames: Annotated[int | None, _option("T", "default: 16, or torchvision's")] = None
+    """The number of frames that the model takes."""
+    size: Annotated[int | None, _option("PIXELS", "default: 112, or torchvision's")] = None
+    """The side of the square pictures that the model takes."""
+    layer: Annotated[str | None, _option("NAME", "default: the last with a grid")] = None
+    """The layer that the CAM methods look at."""
+    device: Annotated[str, _option("NAME", "default: auto")] = "auto"
+    """Where the network runs: auto, cpu, cuda, cuda:1, mps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(NetworkOptions):
     """Show where and when a video network looked, in a folder of results for each video.
 
-    The network knows a few motions; a clip may show none of them.
+    The bundled network knows a few motions; a clip may show none of them. --model takes any other classifier.
     """
 
     videos: Annotated[tuple[str, ...], tyro.conf.Positional, _option("VIDEO ...", "required")]
     """Video files, folders of videos, folders of frames (images), or globs in quotes."""
     out: Annotated[Path, _option("FOLDER", "default: viz")] = Path("viz")
     """The results of a.mp4 go into the folder a in this one."""
-    checkpoint: Annotated[str, _option("NAME|FILE", "default: synthetic")] = "synthetic"
-    """The network: the name of a bundled one, or a file."""
-    method: Annotated[str, _option("|".join(METHODS), "default: stabn")] = "stabn"
-    """How to explain; stabn shows the attention that the network itself applied."""
+    method: Annotated[str | None, _option("|".join(METHODS), "default: stabn, or grad_cam with --model")] = None
+    """How to explain; stabn shows the attention that the network itself applied. Several, with commas between them, or
+    all stand side by side."""
+    layers: Annotated[bool, _Flag] = False
+    """Only list the layers that can be looked at in the first video, with their grids of time x height x width."""
+    score: Annotated[bool, _Flag] = False
+    """Also measure how far the answer follows the map (deletion, insertion, ...), beside a random map."""
     target: Annotated[str | None, _option("CLASS", "default: the predicted class")] = None
     """The class to ask about, by name or index."""
-    device: Annotated[str, _option("NAME", "default: auto")] = "auto"
-    """Where the network runs: auto, cpu, cuda, cuda:1, mps."""
     overwrite: Annotated[bool, _Flag] = False
     """Make results anew, and replace finished ones of other inputs or options."""
     window: Annotated[float, _option("SECONDS", "default: the whole video in one look")] = 0.0
@@ -120,21 +150,24 @@ def run(options: Options) -> int:
         print(f"error: {advice}", file=sys.stderr)
         return 1
     from explain.core import class_index, knows
-    from stabn.checkpoint import load, weights_hash
 
     try:
-        model = load(options.checkpoint, options.device)
-        target = None if options.target is None else model.classes[class_index(model.classes, options.target)]
+        network, checkpoint = open_network(options)
+        target = None if options.target is None else network.classes[class_index(network.classes, options.target)]
     except ValueError as error:
         raise UsageError(str(error)) from None
-    checkpoint = {"name": options.checkpoint, "sha256": weights_hash(model)}
     request = Request(
-        method=options.method,
+        method=",".join(_methods(options)),
         target=target,
         window=options.window or None,
         stride=(options.stride or options.window / 2) or None,
         frames_png=options.frames_png,
         maps_at_source_size=options.maps_at_source_size,
+        score=options.score,
+        layer=options.layer,
+        layout=options.layout,
+        frames=options.frames,
+        size=options.size,
     )
     say = _nothing if options.quiet or options.json else lambda line: tqdm.write(line, file=sys.stdout)
 
@@ -142,7 +175,13 @@ def run(options: Options) -> int:
         # disable=None: only on a terminal
         return tqdm(items, label, count, leave=False, disable=options.quiet or None)
 
-    say(f"{options.checkpoint} {knows(model.classes)}")
+    if options.layers:
+        try:
+            return _show_layers(videos[0], network, options.json)
+        except (ValueError, OSError, RuntimeError, MemoryError) as error:
+            print(f"error: {_sentence(error, videos[0])}", file=sys.stderr)
+            return 1
+    say(f"{checkpoint['name']} {knows(network.classes)}")
     failed = False
     pairs: Iterable[tuple[Path, str]] = zip(videos, folder_names(videos), strict=True)
     for path, name in progress(pairs, len(videos), "videos") if len(videos) > 1 else pairs:
@@ -150,7 +189,7 @@ def run(options: Options) -> int:
         record = {"video": str(path), "folder": str(folder)}
         try:
             manifest, made = explain_video(
-                path, folder, model, checkpoint, request, overwrite=options.overwrite, progress=progress
+                path, folder, network, checkpoint, request, overwrite=options.overwrite, progress=progress
             )
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             failed = True
@@ -158,11 +197,71 @@ def run(options: Options) -> int:
             tqdm.write(f"error: {record['error']}", file=sys.stderr)
         else:
             record |= {"status": "done" if made else "skipped", "overlay": str(folder / "overlay.mp4")}
-            record |= {key: manifest[key] for key in ("top5", "knows", "notes", "temporal", "timings")}
+            keys = ("top5", "knows", "notes", "temporal", "scores", "methods", "refused", "timings")
+            record |= {key: manifest[key] for key in keys if key in manifest}
+            refused = manifest.get("refused", {})
+            unasked = options.method == "all"  # nobody asked for these by name
+            failed |= bool(refused) and not unasked
+            for method, reason in {} if unasked and options.quiet else refused.items():
+                label = "left out" if unasked else "error"
+                tqdm.write(f"{label}: {path}: {method}: {reason}", file=sys.stderr)
             say(_summary(path, folder, manifest, made, options.top))
         if options.json:
             tqdm.write(json.dumps(record, ensure_ascii=False), file=sys.stdout)
     return int(failed)
+
+
+def open_network(options: NetworkOptions) -> tuple[Classifier, dict[str, str]]:
+    """The network, and what identifies it in a manifest. Raises ValueError."""
+    from explain.models import classifier, open_model
+    from stabn.checkpoint import load, weights_hash
+
+    name, names = options.checkpoint, {}
+    if options.model is None:
+        network = replace(classifier(load(name, options.device)), layer=options.layer)
+    else:
+        network = open_model(
+            options.model,
+            weights=options.weights,
+            classes=options.classes,
+            layout=options.layout,
+            frames=options.frames,
+            size=options.size,
+            layer=options.layer,
+            device=options.device,
+        )
+        name = options.model
+        names = {"classes": hashlib.sha256("\n".join(network.classes).encode()).hexdigest()}
+    return network, {"name": name, "sha256": weights_hash(network.module), **names}
+
+
+def check_network(options: NetworkOptions) -> None:
+    """Raises UsageError for options that contradict each other."""
+    foreign = {name: getattr(options, name) for name in ("weights", "classes", "layout", "frames", "size")}
+    if options.model is None and (given := [name for name, value in foreign.items() if value is not None]):
+        raise UsageError(f"--{given[0]} is for another network: give --model too")
+    if options.model is not None and options.checkpoint != "synthetic":
+        raise UsageError("--model and --checkpoint are two networks: give one of them")
+
+
+def _show_layers(path: Path, network: Classifier, as_json: bool) -> int:
+    """Prints the layers that give a grid for this video's clip, in the order of their last call."""
+    from explain.models import cam_layer, layers, undisturbed
+    from stabn.video import read_clip
+
+    with undisturbed(network.module):
+        clip = network.clip(read_clip(path, network.frames, size=network.size).frames)
+        found = {name: " x ".join(map(str, size)) for name, size in layers(network, clip).items()}
+        taken = cam_layer(network, clip)
+    if as_json:
+        print(json.dumps({"video": str(path), "layers": found, "taken": taken}, ensure_ascii=False))
+        return 0
+    size = " x ".join(map(str, clip.shape[2:]))
+    wide = max(map(len, found))
+    print(f"{path.name}: layers for a clip of {size} (time x height x width), in the order of their last call")
+    for name, cells in found.items():
+        print(f"  {name:{wide}}  {cells}" + ("  <- the CAM methods look here" if name == taken else ""))
+    return 0
 
 
 def find_videos(arguments: Sequence[str]) -> list[Path]:
@@ -216,11 +315,15 @@ def _checked(options: Options) -> list[Path]:
     from explain.core import check_method, check_window
 
     try:
-        check_method(options.method)
+        for method in _methods(options):
+            check_method(method)
         if options.window:
             check_window(options.window, options.stride or options.window / 2)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    check_network(options)
+    if options.score and options.window:
+        raise UsageError("--score is for one look at the whole video: it cannot be combined with --window")
     if options.stride and not options.window:
         raise UsageError("--stride is for windows: give --window SECONDS too")
     if not 1 <= options.top <= 5:
@@ -239,6 +342,14 @@ def _checked(options: Options) -> list[Path]:
     return videos
 
 
+def _methods(options: Options) -> list[str]:
+    """The methods asked for, each once."""
+    if options.method == "all":
+        return list(METHODS)
+    default = "stabn" if options.model is None else "grad_cam"
+    return list(dict.fromkeys(name.strip() for name in (options.method or default).split(",")))
+
+
 def _summary(path: Path, folder: Path, manifest: dict[str, Any], made: bool, count: int) -> str:
     from explain.core import SURE, percent
 
@@ -246,8 +357,10 @@ def _summary(path: Path, folder: Path, manifest: dict[str, Any], made: bool, cou
     answer = ", ".join(f"{each['class']} {percent(each['probability'])}" for each in best)
     if best[0]["probability"] < SURE:
         answer += " (not sure)"
-    peak = manifest["temporal"]["looked_most"]
-    if peak is None:
+    peak = manifest.get("temporal", {}).get("looked_most")
+    if "methods" in manifest:
+        when = f"{len(manifest['methods'])} methods"
+    elif peak is None:
         when = "no moment stands out"
     else:
         start, end = (f"{seconds:.1f}" for seconds in peak)

@@ -95,6 +95,11 @@ class Explanation:
         return seconds, temporal, spatial / counts[:, None, None]
 
     @property
+    def has_places(self) -> bool:
+        """Whether M_s says where; it is 1 x 1 where a method weighs whole frames."""
+        return self.spatial.shape[1:] != (1, 1)
+
+    @property
     def temporal_scale(self) -> tuple[float, float]:
         """The range on which M_t is drawn: (0, 1) for a sigmoid, else the clip's own, with 0 in it."""
         low, high = min(0.0, float(self.temporal.min())), max(0.0, float(self.temporal.max()))
@@ -230,7 +235,7 @@ def stabn_attention(network: Classifier, clip: Clip, target: int | None) -> Expl
         )
     start = time.perf_counter()
     with torch.inference_mode():
-        inputs = model.preprocess(clip.frames)
+        inputs = network.clip(clip.frames)
         prepared = time.perf_counter()
         output = model(inputs)
         if output.attention is None:
@@ -390,7 +395,7 @@ def _noted(explanation: Explanation) -> Explanation:
         (explanation.spatial, max(map(abs, explanation.scale)), "space", "place"),
         (explanation.timeline[1], max(map(abs, explanation.temporal_scale)), "time", "moment"),
     ):
-        if _is_flat(values, top):
+        if _is_flat(values, top) and (kind == "time" or explanation.has_places):
             notes.append(f"almost flat in {kind} ({values.min():.2f} to {values.max():.2f}): no {thing} stands out")
     return replace(explanation, notes=tuple(notes))
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from explain import metrics
+from explain import methods, metrics
 from explain.inversion import Condition, answers, ranks, rows_of
 from explain.labelled import check_evaluation
 from stabn import checkpoint, synthetic
@@ -42,7 +42,7 @@ def clip_scores(model: STABN, seed: int) -> dict[str, float]:
 
 
 def _localisation(attention: Attention, sample: synthetic.Sample, seed: int) -> dict[str, float]:
-    """Energy in the mask over its share and AUC over action frames, of the attention and of the controls."""
+    """Energy in the mask over its share, pointing, and AUC over action frames, of the attention and of the controls."""
     frames, rng = len(sample.frames), np.random.default_rng(seed)
     difference = metrics.frame_difference(sample.frames)
     scores = {}
@@ -51,17 +51,19 @@ def _localisation(attention: Attention, sample: synthetic.Sample, seed: int) -> 
         maps = {
             "M_s": attention.spatial[0, 0].numpy(),
             "random": rng.random((frames, h, w)),
-            "centre": metrics.centre_maps(frames, h, w),
+            "centre": methods.centre_maps(frames, h, w),
             "frame difference": difference,
             "perfect mask": metrics.perfect_maps(sample.mask, h, w),
         }
+        near = metrics.within_reach(sample.mask, metrics.REACH * sample.mask.shape[1])
         for name, spatial in maps.items():
             scores[f"energy {name}"] = metrics.energy_in_mask(spatial, sample.mask, sample.action)
+            scores[f"pointing {name}"] = metrics.pointing(spatial, near, sample.action)
     if attention.temporal is not None:
         weights = {
             "M_t": attention.temporal[0, 0, :, 0, 0].numpy(),
             "random": rng.random(frames),
-            "centre": metrics.centre_maps(1, 1, frames)[0, 0],
+            "centre": methods.centre_maps(1, 1, frames)[0, 0],
             "frame difference": difference.sum((1, 2)),
         }
         for name, temporal in weights.items():

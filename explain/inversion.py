@@ -8,10 +8,8 @@ is random depends on the clip's number only, so that neither the batch nor the o
 
 from __future__ import annotations
 
-import multiprocessing
-import queue
-import signal
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from explain import metrics
+from explain import metrics, runs
 from explain.labelled import Item, Source
 from stabn import checkpoint
 from stabn.model import STABN, Attention, Mixture
@@ -158,7 +156,7 @@ def look(model: STABN, items: Sequence[Item], asked: Sequence[Condition]) -> lis
 
 def study(
     model: STABN, source: Source, numbers: Sequence[int], asked: Sequence[Condition], batch: int, workers: int = 0
-) -> Generator[list[dict[str, Any]], None, None]:
+) -> runs.Batches:
     """The records of `look`, batch by batch; `workers` processes read or generate ahead."""
     loader: DataLoader[Any] = DataLoader(
         source,  # type: ignore[arg-type]
@@ -166,7 +164,7 @@ def study(
         sampler=numbers,
         num_workers=workers,
         collate_fn=list,
-        worker_init_fn=_reader,
+        worker_init_fn=runs.alone,
         generator=torch.Generator(),  # else it draws from the caller's stream of chance
     )
     for items in loader:
@@ -181,74 +179,15 @@ def study_in_processes(
     asked: Sequence[Condition],
     batch: int,
     processes: int,
-) -> Generator[list[dict[str, Any]], None, None]:
-    """As `study`, in several processes that each have a network and a share of the batches; GPUs are taken in turn.
-
-    Batches come as they are done. Raises RuntimeError with what a process says that fails.
-    """
-    context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
+) -> runs.Batches:
+    """As `study`, in several processes that each have a network; batches come as they are done."""
     batches = [numbers[start : start + batch] for start in range(0, len(numbers), batch)]
-    done = context.Queue()
-    shares = [
-        context.Process(
-            target=_share,
-            args=(done, turn, processes, name_or_path, device, source, batches[turn::processes], asked),
-            daemon=True,  # ends with this one, however that ends
-        )
-        for turn in range(processes)
-    ]
-    try:
-        for each in shares:
-            each.start()
-        for _ in batches:
-            yield _next(done, shares)
-    finally:
-        for each in shares:
-            if each.is_alive():
-                each.terminate()
+    return runs.in_processes(partial(_looking, name_or_path, device, source, asked), batches, processes)
 
 
-def _next(done: Any, shares: Sequence[Any]) -> list[dict[str, Any]]:
-    while True:
-        try:
-            records = done.get(timeout=1)
-        except queue.Empty:
-            if ended := [each.exitcode for each in shares if each.exitcode]:
-                raise RuntimeError(f"a process ended with code {ended[0]}, perhaps for lack of memory") from None
-            continue
-        if isinstance(records, str):
-            raise RuntimeError(records)
-        return records
-
-
-def _share(
-    done: Any,
-    turn: int,
-    processes: int,
-    name_or_path: str,
-    device: str,
-    source: Source,
-    batches: Sequence[Sequence[int]],
-    asked: Sequence[Condition],
-) -> None:
-    _reader(turn)
-    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
-    try:
-        target = checkpoint.pick_device(device)
-        if target.type == "cuda" and target.index is None:
-            target = torch.device("cuda", turn % torch.cuda.device_count())
-        model = checkpoint.load(name_or_path, target)
-        for numbers in batches:
-            done.put(look(model, [source[number] for number in numbers], asked))
-    except Exception as error:  # it can be anything, and must reach the one who waits
-        done.put(" ".join(str(error).split()) or type(error).__name__)
-
-
-def _reader(_: int) -> None:
-    import cv2
-
-    cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says that it was interrupted, and ends it
+def _looking(name_or_path: str, device: str, source: Source, asked: Sequence[Condition], turn: int) -> runs.Look:
+    model = checkpoint.load(name_or_path, runs.device_of(device, turn))
+    return lambda numbers: look(model, [source[number] for number in numbers], asked)
 
 
 # --------------------------------------------------------------------------------------------------- the figures

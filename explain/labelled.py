@@ -11,16 +11,19 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from explain.cli import VIDEOS
 from explain.core import class_index
+from explain.models import Classifier, classifier
 from stabn import synthetic
 from stabn.model import STABN
 from stabn.video import read_clip
+
+SIDE = 112  # pixels, of clips generated for a network that resizes them itself
 
 
 class Item(NamedTuple):
@@ -30,9 +33,11 @@ class Item(NamedTuple):
     label: int
     frames: NDArray[np.uint8] | None  # (segments, T, H, W, 3) RGB
     problem: str = ""
+    mask: NDArray[np.bool_] | None = None  # (segments, T, H, W): what acts, where it is known
+    action: NDArray[np.bool_] | None = None  # (segments, T): when
 
 
-def segmented(frames: NDArray[np.uint8], segments: int) -> NDArray[np.uint8]:
+def segmented(frames: NDArray[Any], segments: int) -> NDArray[Any]:
     """(segments * T, ...) frames spread over a clip -> (segments, T, ...): interleaved, each spans the whole clip.
 
     The paper does not say how its two segments of 32 frames are cut. Interleaved, each segment is sampled as a clip of
@@ -54,17 +59,25 @@ def check_evaluation(classes: Sequence[str], first: int, clips: int) -> None:
 
 
 class Generated:
-    """Synthetic-Something's evaluation clips of the seeds from `first` on; a clip's number is its seed."""
+    """Synthetic-Something's evaluation clips of the seeds from `first` on; a clip's number is its seed.
 
-    def __init__(self, model: STABN, first: int, clips: int, segments: int) -> None:
-        check_evaluation(model.classes, first, clips)
+    `named` says that the labels are to be classes of the model.
+    """
+
+    def __init__(
+        self, model: STABN | Classifier, first: int, clips: int, segments: int = 1, named: bool = True
+    ) -> None:
+        check_evaluation(model.classes if named else synthetic.CLASSES, first, clips)
         self.numbers: Sequence[int] = range(first, first + clips)
-        self.segments, self.frames, self.size = segments, model.config.frames, model.config.size
+        self.segments = segments
+        network = classifier(model)
+        self.frames, self.size = network.frames, network.size or SIDE
         self.told = {"name": "Synthetic-Something", "version": str(synthetic.VERSION), "first": first, "clips": clips}
 
     def __getitem__(self, number: int) -> Item:
         sample = synthetic.generate(number, self.segments * self.frames, self.size)
-        return Item(number, sample.label, segmented(sample.frames, self.segments))
+        frames, mask, action = (segmented(each, self.segments) for each in (sample.frames, sample.mask, sample.action))
+        return Item(number, sample.label, frames, mask=mask, action=action)
 
 
 class Videos:
@@ -75,7 +88,7 @@ class Videos:
     nothing to read, or a label is none of the classes.
     """
 
-    def __init__(self, model: STABN, data: Path, clips: int | None, segments: int) -> None:
+    def __init__(self, model: STABN | Classifier, data: Path, clips: int | None, segments: int = 1) -> None:
         found = _listed_folder(data) if data.is_dir() else _listed_csv(data)
         if not found:
             kinds = ", ".join(VIDEOS)
@@ -95,7 +108,8 @@ class Videos:
         self.files = [(name, known[label]) for name, label, _ in found]
         count = len(found) if clips is None else min(clips, len(found))
         self.numbers: Sequence[int] = [(2 * k + 1) * len(found) // (2 * count) for k in range(count)]
-        self.segments, self.frames, self.size = segments, model.config.frames, model.config.size
+        network = classifier(model)
+        self.segments, self.frames, self.size = segments, network.frames, network.size
         digest = hashlib.sha256()
         for name, number in self.files:
             size = os.path.getsize(self.root / name) if (self.root / name).is_file() else -1

@@ -27,7 +27,6 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from explain import metrics
 from explain.core import Explanation, asked
 from explain.models import Classifier, activation_and_gradient, cam_layer, layers
 from stabn.video import Clip
@@ -46,10 +45,10 @@ class Question:
         self.prepared = time.perf_counter()
         self.evaluations = 0  # clips that went forward through the network
 
-    def logits(self, clips: Tensor) -> Tensor:
-        """Clips (N, 3, T, H, W) -> logits (N, K), counted."""
+    def logits(self, clips: Tensor, *, exact: bool = True) -> Tensor:
+        """Clips (N, 3, T, H, W) -> logits (N, K), counted; see `Classifier.logits`."""
         self.evaluations += len(clips)
-        return self.network.logits(clips)
+        return self.network.logits(clips, exact=exact)
 
     def answered(self, logits: Tensor) -> None:
         """Takes the logits (1, K) of a forward pass that was made anyway."""
@@ -69,7 +68,7 @@ class Question:
 
     def probability(self, clips: Tensor) -> Tensor:
         """f: the target's probability (N,) for clips (N, 3, T, H, W), on the CPU; with gradient where it is enabled."""
-        return self.logits(clips).float().softmax(1)[:, self.target].cpu()
+        return self.logits(clips, exact=False).float().softmax(1)[:, self.target].cpu()
 
     def explanation(
         self,
@@ -143,10 +142,18 @@ def random(network: Classifier, clip: Clip, target: int | None, *, seed: int = 0
     return Question(network, clip, target).explanation("random", volume, class_agnostic=True)
 
 
+def centre_maps(frames: int, height: int, width: int) -> NDArray[np.float32]:
+    """A Gaussian in the middle of every frame, its sigma a quarter of the side: the control of a centre bias."""
+    y = (np.arange(height) + 0.5) / height - 0.5
+    x = (np.arange(width) + 0.5) / width - 0.5
+    one = np.exp(-(y[:, None] ** 2 + x[None] ** 2) / (2 * 0.25**2))
+    return np.repeat(one[None], frames, 0).astype(np.float32)
+
+
 def centre(network: Classifier, clip: Clip, target: int | None) -> Explanation:
     """A control: a Gaussian in the middle of space and time, its sigma a quarter of each."""
-    when = metrics.centre_maps(1, 1, network.frames)[0, 0]
-    volume = when[:, None, None] * metrics.centre_maps(network.frames, CELLS, CELLS)
+    when = centre_maps(1, 1, network.frames)[0, 0]
+    volume = when[:, None, None] * centre_maps(network.frames, CELLS, CELLS)
     return Question(network, clip, target).explanation("centre", volume, class_agnostic=True)
 
 

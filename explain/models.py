@@ -1,6 +1,7 @@
 """Any video classifier seen in one way: `Classifier` says what it needs of a clip and gives logits.
 
     Classifier(r3d_18(), names, frames=16, preprocess=resized((112, 112)))
+    open_model("torchvision:r3d_18"), open_model("package.module:build", weights=Path(...), classes=Path(...))
 
 A method gets a `Classifier` and works on clips (N, 3, T, H, W) whatever the network itself takes. Nothing here
 or in the methods changes the network: `undisturbed` puts modes and flags back, hooks are taken off in `finally`.
@@ -8,21 +9,29 @@ or in the methods changes the network: `undisturbed` puts modes and flags back, 
 
 from __future__ import annotations
 
+import importlib
+import json
+import os
 import re
+import socket
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from math import prod
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from explain.core import nearest
+from stabn.checkpoint import pick_device
 from stabn.model import STABN, Box
 
 Frames = NDArray[np.uint8]
@@ -46,6 +55,9 @@ class Classifier:
     seen: (H, W) of a source frame -> the part of it that reaches the network, in its pixels.
     layout: the order of the module's input.
     layer: name of the layer that the CAM methods look at; None: the last one with a spatial grid, see `cam_layer`.
+    size: short side in pixels at which frames are best read from a video; None: the source's own.
+    precision: "bf16" makes passes without gradient, and those of masks that are learnt, under autocast in bfloat16:
+        faster, and within about 1 % of fp32. Gradients that are themselves the explanation stay fp32.
     """
 
     module: nn.Module
@@ -55,8 +67,12 @@ class Classifier:
     seen: Callable[[int, int], Box] = whole
     layout: Literal["NCTHW", "NTCHW"] = "NCTHW"
     layer: str | None = None
+    size: int | None = None
+    precision: Literal["fp32", "bf16"] = "fp32"
 
     def __post_init__(self) -> None:
+        if self.precision not in ("fp32", "bf16"):
+            raise ValueError(f"`precision` must be fp32 or bf16, got {self.precision!r}")
         if self.layout not in ("NCTHW", "NTCHW"):
             raise ValueError(f"`layout` must be NCTHW or NTCHW, got {self.layout!r}")
 
@@ -71,10 +87,17 @@ class Classifier:
         weight = next(self.module.parameters(), clip)
         return clip.to(weight.device)
 
-    def logits(self, clips: Tensor) -> Tensor:
-        """Clips (N, 3, T, h, w) -> logits (N, K). Raises ValueError for another output and for a clip too small."""
+    def logits(self, clips: Tensor, *, exact: bool = True) -> Tensor:
+        """Clips (N, 3, T, h, w) -> logits (N, K). Raises ValueError for another output and for a clip too small.
+
+        `exact`: a pass with gradient is made in fp32 whatever `precision` says.
+        """
+        half = self.precision == "bf16" and not (exact and torch.is_grad_enabled())
+        if half:
+            clips = clips.contiguous(memory_format=torch.channels_last_3d)  # else it is slower than fp32
         try:
-            output = self.module(clips if self.layout == "NCTHW" else clips.transpose(1, 2))
+            with torch.autocast(clips.device.type, torch.bfloat16) if half else nullcontext():
+                output = self.module(clips if self.layout == "NCTHW" else clips.transpose(1, 2))
         except RuntimeError as error:
             if not TOO_SMALL.search(str(error)):
                 raise
@@ -83,6 +106,7 @@ class Classifier:
                 f"a clip of {size} (frames x height x width) is too small for this network, give it more: {error}"
             ) from error
         logits = getattr(output, "logits", output)
+        logits = logits.float() if half and isinstance(logits, Tensor) else logits
         shape = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         if shape != (len(clips), len(self.classes)):
             raise ValueError(
@@ -115,11 +139,240 @@ def classifier(model: Any) -> Classifier:
     if isinstance(model, Classifier):
         return model
     if isinstance(model, STABN):
-        return Classifier(model, model.classes, model.config.frames, model.preprocess, model.seen)
+        config = model.config
+        return Classifier(model, model.classes, config.frames, model.preprocess, model.seen, size=config.size)
     raise TypeError(
         f"`model` is a {type(model).__name__}, which does not say how it takes clips: wrap it as "
         "explain.models.Classifier(module, classes, frames, preprocess=explain.models.resized((height, width)))"
     )
+
+
+# ------------------------------------------------------------------------------------- models by name
+
+TORCHVISION = {  # name: frames of a clip
+    "r3d_18": 16,
+    "mc3_18": 16,
+    "r2plus1d_18": 16,
+    "s3d": 32,  # 14 at least, and each step of its last grid is made from 8
+    "mvit_v2_s": 16,
+    "swin3d_t": 32,
+}
+FRAMES, SIZE = 16, 112  # of one's own model, unless it says otherwise
+PATIENCE = 20.0  # seconds that a server may be silent
+
+
+def open_model(
+    spec: str,
+    *,
+    weights: Path | None = None,
+    classes: Path | None = None,
+    layout: str | None = None,
+    frames: int | None = None,
+    size: int | None = None,
+    layer: str | None = None,
+    device: str = "auto",
+) -> Classifier:
+    """A classifier by name, tried once on a black clip, in eval mode on `device`.
+
+    `spec` is "torchvision:NAME", one of `TORCHVISION`, with torchvision's weights (downloaded once), class names and
+    transforms; or "package.module:build", a function without arguments, imported with the current folder on the path,
+    that gives the nn.Module, or a `Classifier` for one with a preprocessing of its own. `weights` is a state dict in a
+    file of safetensors or of torch.save, which is read without running code (`weights_only`). `classes` is a text file
+    with a name on each line, or JSON: a list, or a dictionary of index and name. `layout` is NCTHW unless given,
+    `frames` and `size` (of the square that the network sees, in pixels) are 16 and 112, or torchvision's. Raises
+    ValueError with one sentence for whatever does not fit.
+    """
+    target = pick_device(device)
+    for name, number in (("frames", frames), ("size", size)):
+        if number is not None and number < 1:
+            raise ValueError(f"`{name}` is {number}, it must be 1 or more")
+    source, colon, name = spec.partition(":")
+    if not (source and colon and name):
+        raise ValueError(f"the model {spec!r} is neither torchvision:NAME nor package.module:build")
+    names = None if classes is None else read_classes(classes)
+    state = None if weights is None else _read_state(weights)
+    build = _torchvision if source == "torchvision" else _imported
+    network = build(source, name, names, state is None, frames, size)
+    if layout is not None:
+        network = replace(network, layout=cast(Any, layout))
+    network = replace(network, layer=layer or network.layer)
+    if state is not None:
+        _fill(network.module, state, str(weights))
+    network.module.to(target).eval()
+    _try(network, spec)
+    return network
+
+
+def _torchvision(
+    source: str, name: str, names: list[str] | None, download: bool, frames: int | None, size: int | None
+) -> Classifier:
+    if name not in TORCHVISION:
+        raise ValueError(f"there is no model torchvision:{name}: there are {', '.join(TORCHVISION)}")
+    from torchvision.models import get_model, get_model_weights
+
+    known = get_model_weights(name).DEFAULT
+    categories = list(known.meta["categories"])
+    module = get_model(name, num_classes=len(names or categories))
+    if download:
+        _fill(module, _downloaded(name, known), f"torchvision's {known}")
+    transforms = known.transforms()
+    crop, resize = transforms.crop_size, transforms.resize_size
+    if size is not None:
+        crop, resize = [size, size], [round(side * size / crop[0]) for side in resize]
+    transforms = known.transforms(crop_size=crop, resize_size=resize)
+
+    def preprocess(pictures: Frames) -> Tensor:
+        pixels = torch.from_numpy(np.array(pictures, order="C")).permute(0, 3, 1, 2)
+        return torch.cat([transforms(frame[None]) for frame in pixels], 1)[None]  # in float, 1080p is 25 MB a frame
+
+    def seen(height: int, width: int) -> Box:
+        short = min(height, width)
+        tall, wide = resize if len(resize) == 2 else (int(resize[0] * side / short) for side in (height, width))
+        down, across = height / tall, width / wide
+        top, left = round((tall - crop[0]) / 2), round((wide - crop[1]) / 2)
+        return Box(top * down, left * across, crop[0] * down, crop[1] * across)
+
+    return Classifier(module, names or categories, frames or TORCHVISION[name], preprocess, seen)
+
+
+def _downloaded(name: str, weights: Any) -> dict[str, Tensor]:
+    """The state dict of torchvision's weights, from the cache or its server."""
+    patience = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(PATIENCE)  # torch.hub has none, and a silent server would hold it for ever
+    try:
+        return weights.get_state_dict(progress=False, check_hash=True)
+    except Exception as error:  # no network, no such file, no room, a damaged download
+        raise ValueError(
+            f"the weights of torchvision:{name} cannot be downloaded from {weights.url} ({_line(error)}): load that "
+            "file where there is a network, and pass it with --weights FILE"
+        ) from None
+    finally:
+        socket.setdefaulttimeout(patience)
+
+
+def _imported(
+    source: str, name: str, names: list[str] | None, download: bool, frames: int | None, size: int | None
+) -> Classifier:
+    here = os.getcwd()
+    if here not in sys.path:
+        sys.path.insert(0, here)  # a command has its own folder there, not the current one
+    try:
+        build = getattr(importlib.import_module(source), name, None)
+    except ModuleNotFoundError as error:
+        missing = error.name or ""
+        if source == missing or source.startswith(f"{missing}."):
+            raise ValueError(f"there is no module {missing!r} in {here} or among the installed ones") from None
+        raise ValueError(f"{source} cannot be imported: it needs {missing!r}, which is not installed") from None
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{source} cannot be imported: {_line(error)}") from None
+    if not callable(build):
+        what = "has nothing of this name" if build is None else f"is a {type(build).__name__}"
+        raise ValueError(f"{source}:{name} must be a function that gives the network, but {source} {what}: {name}")
+    try:
+        built = build()
+    except (Exception, SystemExit) as error:
+        raise ValueError(f"{source}:{name}() failed: {_line(error)}") from None
+    if isinstance(built, Classifier | STABN):
+        if size is not None:
+            raise ValueError(f"{source}:{name}() gives its own preprocessing: its frames cannot be resized by --size")
+        built = classifier(built)
+        return replace(built, classes=names or built.classes, frames=frames or built.frames)
+    if not isinstance(built, nn.Module):
+        raise ValueError(f"{source}:{name}() must give a torch.nn.Module, but gave a {type(built).__name__}")
+    if names is None:
+        raise ValueError(f"the names of {source}:{name}'s classes are not known: pass them with --classes FILE")
+    return Classifier(built, names, frames or FRAMES, resized((size or SIZE, size or SIZE)))
+
+
+def _try(network: Classifier, spec: str) -> None:
+    """One forward pass of a black clip, so that what does not fit is said before any video is read."""
+    given = f"{network.frames} frames"
+    try:
+        with undisturbed(network.module), torch.no_grad():
+            clip = network.clip(np.zeros((network.frames, 240, 320, 3), np.uint8))
+            given = " x ".join(map(str, clip.shape[2:])) + " (frames x height x width)"
+            network.logits(clip)
+            if network.layer:
+                cam_layer(network, clip)
+    except ValueError:
+        raise
+    except Exception as error:  # anything can happen in a network of which nothing is known
+        raise ValueError(
+            f"{spec} fails on a clip of {given} in the layout {network.layout}: {_line(error)}; --frames, --size and "
+            "--layout say what it takes"
+        ) from None
+
+
+def read_classes(path: Path) -> list[str]:
+    """Names of classes: one on each line, or JSON, a list or a dictionary {index: name} or {name: index}."""
+    try:
+        text = path.read_text("utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} holds no names of classes: it is not a text file in UTF-8") from None
+    found: Any = [line.strip() for line in text.splitlines() if line.strip()]
+    if text.lstrip()[:1] in ("[", "{"):
+        try:
+            found = json.loads(text)
+        except ValueError as error:
+            raise ValueError(f"{path} begins like JSON and is none: {error}") from None
+    if isinstance(found, dict):
+        turned = found if all(map(str.isdecimal, found)) else {str(index): name for name, index in found.items()}
+        if sorted(turned) != sorted(map(str, range(len(found)))):
+            raise ValueError(f"{path} must give the indices 0 to {len(found) - 1} to its {len(found)} names")
+        found = [turned[str(index)] for index in range(len(turned))]
+    if not found or not all(isinstance(name, str) and name for name in found):
+        raise ValueError(f"{path} must hold the names of classes: one on each line, or a list in JSON")
+    return found
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    """A state dict from a file of safetensors or torch.save; one that is wrapped as "state_dict" or "model" too."""
+    try:
+        with open(path, "rb") as file:
+            start = file.read(4)
+        pickled = start.startswith((b"PK\x03\x04", b"\x80"))  # what torch.save writes, now and long ago
+        found = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+    except Exception:  # a damaged or hostile file can raise anything
+        raise ValueError(
+            f"{path} holds no weights that can be read: it is damaged, or holds more than tensors and plain values, "
+            "and code in such files is never run"
+        ) from None
+    for key in ("state_dict", "model"):
+        if isinstance(found, dict) and isinstance(found.get(key), dict):
+            found = found[key]
+    if not isinstance(found, dict) or not found or not all(isinstance(each, Tensor) for each in found.values()):
+        raise ValueError(f"{path} holds no state dict, which is tensors by name")
+    return {str(name).removeprefix("module."): each for name, each in found.items()}  # what DataParallel writes
+
+
+def _fill(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
+    """Loads a state dict; ValueError names the first tensor that does not fit."""
+    expected = module.state_dict()
+    missing, unknown = (
+        [name for name in one if name not in other] for one, other in ((expected, state), (state, expected))
+    )
+    shapes = {name: (tuple(state[name].shape), tuple(each.shape)) for name, each in expected.items() if name in state}
+    wrong = [name for name, (given, needed) in shapes.items() if given != needed]
+    if missing:
+        misfit = f"has no {missing[0]!r}"
+    elif unknown:
+        misfit = f"has {unknown[0]!r}, which is not in the network"
+    elif wrong:
+        given, needed = shapes[wrong[0]]
+        misfit = f"has {wrong[0]!r} of shape {given}, and the network's is {needed}"
+    else:
+        module.load_state_dict(state)
+        return
+    raise ValueError(f"{source} does not fit the network: it {misfit}")
+
+
+def _line(error: BaseException) -> str:
+    words = " ".join(str(error).split())[:300]
+    return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
 @contextmanager

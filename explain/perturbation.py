@@ -235,7 +235,7 @@ def leave_one_frame_out(
     """What f loses without each frame, signed: Zeiler & Fergus's (2014) occlusion of one frame. It says when only."""
     question = Question(network, clip, target)
     frames = network.frames
-    found = _of_frames(question, ~torch.eye(frames, dtype=torch.bool), baseline, chunk, progress)
+    found = of_frames(question, ~torch.eye(frames, dtype=torch.bool), baseline, chunk, progress)
     lost = float(question.probabilities[question.target]) - found
     return question.explanation("leave_one_frame_out", lost.view(-1, 1, 1), signed=True)
 
@@ -264,13 +264,13 @@ def frame_shapley(
     # Frame t is there from the step after its place in the order on.
     kept = both.argsort(1)[:, None] < torch.arange(frames + 1)[:, None]  # (P, T + 1, T)
     different, which = kept.flatten(0, 1).unique(dim=0, return_inverse=True)
-    found = _of_frames(question, different, baseline, chunk, progress)
+    found = of_frames(question, different, baseline, chunk, progress)
     gains = found[which].view(len(both), frames + 1).diff(dim=1)  # (P, T), in each one's order
     value = torch.zeros(frames, dtype=torch.float64).scatter_add(0, both.flatten(), gains.flatten()) / len(both)
     return question.explanation("frame_shapley", value.view(-1, 1, 1), signed=True)
 
 
-def _of_frames(question: Question, kept: Tensor, baseline: str, chunk: int, progress: Progress) -> Tensor:
+def of_frames(question: Question, kept: Tensor, baseline: str, chunk: int, progress: Progress) -> Tensor:
     """f, float64 (N,), of the clip in which only the frames `kept` (N, T) are as they were."""
     if baseline not in ("freeze", *BASELINES):
         raise ValueError(f"`baseline` must be one of freeze, {', '.join(BASELINES)}; got {baseline!r}")

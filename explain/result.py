@@ -1,7 +1,9 @@
 """One video in, one folder of results out: whole or not at all, and never over anything else.
 
 The folder holds `overlay.mp4`, `figure.png`, `temporal.png`, `temporal.csv`, `explanation.npz`, on request
-one picture per sampled frame in `frames/`, and `manifest.json`, which is written last.
+one picture per sampled frame in `frames/`, and `manifest.json`, which is written last. With several methods the
+overlay and the figure show all of them, the manifest tells about each under "methods" (and why others were "refused"),
+and the rest is in a folder for each method: `grad_cam/explanation.npz` and so on.
 
 `explanation.npz`: `spatial` M_s (T, h, w), `temporal` M_t (T,), `frame_indices` (T,), `timestamps` (T,) in
 seconds, `probabilities` (K,), `classes` (K,) names; with windows also `windows` (W, 2) in seconds and
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import inspect
 import json
 import os
 import platform
@@ -22,7 +25,7 @@ import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -40,12 +43,13 @@ from explain.core import (
     knows,
     percent,
     place,
+    resolve,
     sliding,
     top,
 )
+from explain.models import Classifier
 from stabn import __version__
-from stabn.model import STABN
-from stabn.video import Clip, VideoInfo, VideoWriter, iter_frames, probe, read_clip
+from stabn.video import Clip, VideoError, VideoInfo, VideoWriter, iter_frames, probe, read_clip
 
 PROGRAM = "stabn-explain"
 FIGURE_FRAMES = 8  # as many as are readable side by side on a page
@@ -57,18 +61,27 @@ Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # (items, how man
 class Request:
     """What of the command line decides the result; a finished folder is kept while this stays the same."""
 
-    method: str = "stabn"
+    method: str = "stabn"  # or several, with commas between them
     target: str | None = None
     window: float | None = None  # seconds
     stride: float | None = None  # seconds
     frames_png: bool = False
     maps_at_source_size: bool = False
+    score: bool = False
+    layer: str | None = None
+    layout: str | None = None
+    frames: int | None = None
+    size: int | None = None
+
+    @property
+    def methods(self) -> list[str]:
+        return self.method.split(",")
 
 
 def explain_video(
     path: Path,
     folder: Path,
-    model: STABN,
+    network: Classifier,
     checkpoint: dict[str, str],
     request: Request,
     *,
@@ -77,9 +90,9 @@ def explain_video(
 ) -> tuple[dict[str, Any], bool]:
     """Explains a video into `folder`; gives the manifest and whether it was made now (False: found finished).
 
-    `checkpoint` is {"name", "sha256"} of the model's weights. `progress` wraps what is looped over. Raises
-    ValueError (VideoError among them) for a video that cannot be read and for a folder that must not be
-    replaced.
+    `checkpoint` is {"name", "sha256"} of the network's weights, and "classes", a hash of their names, where these are
+    not part of it. `progress` wraps what is looped over. Raises ValueError (VideoError among them) for a video that
+    cannot be read, for a folder that must not be replaced, and if no method can explain this network.
     """
     began = time.perf_counter()
     info = probe(path)
@@ -108,10 +121,13 @@ def explain_video(
         return finished, False
     with _whole(folder) as partial:
         stages = Stages()
-        explanation = _look(info, model, request, stages, progress)
-        _save(explanation, partial, request.maps_at_source_size)
-        _draw(explanation, info, partial, request.frames_png, stages, progress)
-        manifest |= _told(explanation, model)
+        found = _look(info, network, request, stages, progress)
+        folders = {name: partial / name if len(request.methods) > 1 else partial for name in found.explanations}
+        for name, explanation in found.explanations.items():
+            folders[name].mkdir(exist_ok=True)
+            _save(explanation, folders[name], request.maps_at_source_size)
+        _draw(found, info, partial, folders, request.frames_png, stages, progress)
+        manifest |= _told(found, network, len(request.methods) > 1)
         manifest["files"] = sorted(str(file.relative_to(partial)) for file in partial.rglob("*") if file.is_file())
         manifest["timings"] = {**stages.seconds, "total": time.perf_counter() - began}
         (partial / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
@@ -133,19 +149,86 @@ class Stages:
             self.seconds[stage] += time.perf_counter() - start
 
 
-def _look(info: VideoInfo, model: STABN, request: Request, stages: Stages, progress: Progress) -> Explanation:
+@dataclass(frozen=True)
+class _Found:
+    """What was found about one clip, by method, in the order asked for: at least one explanation."""
+
+    explanations: dict[str, Explanation]
+    refused: dict[str, str]  # why
+    scores: dict[str, render.Scores]  # empty where none were asked for, or the clip cannot be scored
+
+
+def _look(info: VideoInfo, network: Classifier, request: Request, stages: Stages, progress: Progress) -> _Found:
     def read(window: tuple[float, float] | None = None) -> Clip:
         with stages("decode"):
-            return read_clip(info, model.config.frames, size=model.config.size, window=window)
+            return read_clip(info, network.frames, size=network.size, window=window)
 
-    if request.window is None:
-        explanation = explain(model, read(), request.method, request.target)
-    else:
-        windows = sliding(info.duration, request.window, request.stride or request.window / 2)
-        clips = map(read, progress(windows, len(windows), "windows"))
-        explanation = explain_windows(model, clips, windows, request.method, request.target)
-    stages.seconds["network"] = sum(explanation.timings.values())
-    return explanation
+    clip = read() if request.window is None else None
+    methods = request.methods
+    found: dict[str, Explanation] = {}
+    refused: dict[str, str] = {}
+    for method in progress(methods, len(methods), "methods") if len(methods) > 1 else methods:
+        bars = "progress" in inspect.signature(resolve(method)).parameters
+        options = {"progress": progress} if bars else {}
+        try:
+            if clip is not None:
+                found[method] = explain(network, clip, method, request.target, **options)
+            elif request.window is not None:
+                windows = sliding(info.duration, request.window, request.stride or request.window / 2)
+                clips = map(read, progress(windows, len(windows), "windows"))
+                found[method] = explain_windows(network, clips, windows, method, request.target, **options)
+        except VideoError:
+            raise
+        except ValueError as error:
+            refused[method] = str(error)
+    if not found:
+        each = [reason if len(methods) == 1 else f"{method}: {reason}" for method, reason in refused.items()]
+        raise ValueError("; ".join(each))
+    stages.seconds["network"] = sum(sum(each.timings.values()) for each in found.values())
+    if not request.score or clip is None:
+        return _Found(found, refused, {})
+    stages.seconds["score"] = 0.0
+    with stages("score"):
+        return _scored(_Found(found, refused, {}), network, clip, progress)
+
+
+def _scored(found: _Found, network: Classifier, clip: Clip, progress: Progress) -> _Found:
+    """Adds the scores that need the network and this clip only, or a note why there are none."""
+    from explain.metrics import SCORABLE, SCORES, Trial
+
+    names = [name for name, score in SCORES.items() if score.needs == "clip"]
+    first = next(iter(found.explanations.values()))
+    trial = Trial(network, clip, first.target)
+    if not trial.scorable:
+        lost = trial.ends[0] - trial.ends[1]
+        note = (
+            f"not scored: {first.classes[first.target]!r} loses {lost:.2f} of its probability when the whole clip is "
+            f"blurred, and more than {SCORABLE} is needed"
+        )
+        noted = {method: replace(each, notes=(*each.notes, note)) for method, each in found.explanations.items()}
+        return replace(found, explanations=noted)
+    control = explain(network, clip, "random", first.target)
+    asked = [*found.explanations.items(), ("", control)]
+    values = {method: trial.scores(each, names) for method, each in progress(asked, len(asked), "scores")}
+    random = values.pop("")
+    defined = [name for name in names if any(np.isfinite(each[name]) for each in (random, *values.values()))]
+
+    def number(value: float) -> float | None:  # JSON has no NaN
+        return value if np.isfinite(value) else None
+
+    scores: dict[str, render.Scores] = {
+        method: {
+            name: {
+                "value": number(each[name]),
+                "random": number(random[name]),
+                "better": SCORES[name].better,
+                "title": SCORES[name].title,
+            }
+            for name in defined
+        }
+        for method, each in values.items()
+    }
+    return replace(found, scores=scores)
 
 
 def _save(explanation: Explanation, folder: Path, at_source_size: bool) -> None:
@@ -175,21 +258,27 @@ def _save(explanation: Explanation, folder: Path, at_source_size: bool) -> None:
 
 
 def _draw(
-    explanation: Explanation,
+    found: _Found,
     info: VideoInfo,
     folder: Path,
+    folders: dict[str, Path],
     frames_png: bool,
     stages: Stages,
     progress: Progress,
 ) -> None:
-    """The overlay, in one pass over the source's frames, and the pictures with the sampled ones among them."""
-    overlay = render.Overlay(explanation, info.duration)
-    times = explanation.timeline[0]
-    indices = np.unique(explanation.frame_indices)
+    """The overlay, in one pass over the source's frames, and the pictures with the sampled ones among them.
+
+    `folder` gets what all methods share, `folders` what is of one.
+    """
+    explanations = list(found.explanations.values())
+    overlay = render.Overlay(explanations, info.duration)
+    times = explanations[0].timeline[0]
+    indices = np.unique(explanations[0].frame_indices)
     shown = set(np.linspace(0, len(times) - 1, FIGURE_FRAMES).round().astype(int).tolist())
     thumbnails = []
     if frames_png:
-        (folder / "frames").mkdir()
+        for each in folders.values():
+            (each / "frames").mkdir()
     done = 0  # of the sampled frames
     source = iter(progress(iter_frames(info), info.frame_count, "frames"))
     with VideoWriter(folder / "overlay.mp4", overlay.width, overlay.height, audio_from=info) as writer:
@@ -206,32 +295,59 @@ def _draw(
                     if done in shown:
                         thumbnails.append((render.thumbnail(frame), float(times[done])))
                     if frames_png:
-                        Image.fromarray(heated).save(folder / "frames" / f"{indices[done]:06d}.png")
+                        for each, picture in zip(folders.values(), heated, strict=True):
+                            Image.fromarray(picture).save(each / "frames" / f"{indices[done]:06d}.png")
                     done += 1
             with stages("encode"):
                 writer.write(canvas, seconds)
     with stages("render"):
         # A damaged video may end before its first sampled frame comes up again.
         pictures, seconds_shown = zip(*thumbnails or [(render.thumbnail(frame), seconds)], strict=True)
-        render.figure(explanation, pictures, seconds_shown, folder / "figure.png")
-        render.temporal(explanation, info.duration, folder / "temporal.png")
+        render.figure(explanations, pictures, seconds_shown, found.scores, folder / "figure.png")
+        for method, explanation in found.explanations.items():
+            render.temporal(explanation, info.duration, folders[method] / "temporal.png")
 
 
-def _told(explanation: Explanation, model: STABN) -> dict[str, Any]:
-    """The manifest's part that the explanation decides."""
-    names = explanation.classes
-    best = explanation.probabilities.max()
-    peak = explanation.peak()
-    notes = list(explanation.notes)
+def _told(found: _Found, network: Classifier, several: bool) -> dict[str, Any]:
+    """The manifest's part that the explanations decide; what is of a method is on top if no other was asked for."""
+    first = next(iter(found.explanations.values()))
+    names, best = first.classes, first.probabilities.max()
+    notes = list(first.notes) if not several else render.shared_notes(list(found.explanations.values()))
     if best < SURE:
         notes.append(f"not sure: the best of {len(names)} classes has {percent(best)}")
+    weight = next(network.module.parameters(), None)
     told = {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "top5": _listed(explanation.top(5)),
+        "top5": _listed(first.top(5)),
         "knows": knows(names),
         "notes": notes,
+        "view": dict(zip(("top", "left", "height", "width"), first.view, strict=True)),
+        "device": str("cpu" if weight is None else weight.device),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("torch", "numpy", "av", "matplotlib")},
+        },
+    }
+    each = {method: _told_of(explanation) for method, explanation in found.explanations.items()}
+    for method, scores in found.scores.items():
+        each[method]["scores"] = scores
+    if several:
+        told |= {"methods": each, "refused": found.refused}
+    else:
+        told |= {**each[first.method], "notes": notes}
+    if first.windows is not None and first.window_probabilities is not None:
+        told["windows"] = [
+            {"start": float(start), "end": float(end), **_listed(top(names, probabilities, 1))[0]}
+            for (start, end), probabilities in zip(first.windows, first.window_probabilities, strict=True)
+        ]
+    return told
+
+
+def _told_of(explanation: Explanation) -> dict[str, Any]:
+    peak = explanation.peak()
+    return {
         "target": {
-            "class": names[explanation.target],
+            "class": explanation.classes[explanation.target],
             "probability": float(explanation.probabilities[explanation.target]),
         },
         "class_agnostic": explanation.class_agnostic,
@@ -243,19 +359,10 @@ def _told(explanation: Explanation, model: STABN) -> dict[str, Any]:
             "maximum": float(explanation.temporal.max()),
             "looked_most": None if peak is None else list(peak),
         },
-        "view": dict(zip(("top", "left", "height", "width"), explanation.view, strict=True)),
-        "device": str(next(model.parameters()).device),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("torch", "numpy", "av", "matplotlib")},
-        },
+        "notes": list(explanation.notes),
+        "evaluations": explanation.evaluations,
+        "seconds": sum(explanation.timings.values()),
     }
-    if explanation.windows is not None and explanation.window_probabilities is not None:
-        told["windows"] = [
-            {"start": float(start), "end": float(end), **_listed(top(names, probabilities, 1))[0]}
-            for (start, end), probabilities in zip(explanation.windows, explanation.window_probabilities, strict=True)
-        ]
-    return told
 
 
 def _listed(best: list[tuple[str, float]]) -> list[dict[str, Any]]:
@@ -287,16 +394,17 @@ def _standing(folder: Path, wanted: dict[str, Any], overwrite: bool) -> dict[str
         )
     files = set(found["files"])
     missing = sorted(name for name in files if not (folder / name).is_file())
+    options = {**asdict(Request()), **found["options"]}  # older results know fewer
     differs = [
         what
         for what, differ in {
             "another video": found["video"]["sha256"] != wanted["video"]["sha256"],
             "another checkpoint": found["checkpoint"]["sha256"] != wanted["checkpoint"]["sha256"],
+            "other names of classes": found["checkpoint"].get("classes") != wanted["checkpoint"].get("classes"),
             f"version {found['version']}": found["version"] != wanted["version"],
             "a set of files of which some are gone": missing,
             **{
-                f"{key.replace('_', '-')} {found['options'].get(key)} instead of {value}": found["options"].get(key)
-                != value
+                f"{key.replace('_', '-')} {options[key]} instead of {value}": options[key] != value
                 for key, value in wanted["options"].items()
             },
         }.items()

@@ -112,7 +112,7 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
     return model.to(target).eval()
 
 
-def weights_hash(source: STABN | str | os.PathLike[str]) -> str:
+def weights_hash(source: torch.nn.Module | str | os.PathLike[str]) -> str:
     """The identity of weights: sha256 (hex) over names, shapes, types and bytes of the tensors in name order.
 
     `source` is a network, a file or a bundled name; a file and the network loaded from it have the same hash,

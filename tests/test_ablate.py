@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from explain import ablate, inversion, metrics
+from explain import ablate, inversion, metrics, runs
 from explain.ablate import main
 from explain.inversion import CONSTANT, CONSTANT_INVERSE, CONTROLS, MATCHED, SHUFFLED, Condition, changed, conditions
 from explain.labelled import Generated, Item
@@ -459,9 +459,9 @@ class TestCommand:
         done: queue.Queue[Any] = queue.Queue()
         done.put("gone.safetensors: does not exist")
         with pytest.raises(RuntimeError, match=r"gone\.safetensors"):
-            inversion._next(done, [SimpleNamespace(exitcode=0)])
+            runs._next(done, [SimpleNamespace(exitcode=0)])
         with pytest.raises(RuntimeError, match="ended with code -9"):
-            inversion._next(done, [SimpleNamespace(exitcode=None), SimpleNamespace(exitcode=-9)])
+            runs._next(done, [SimpleNamespace(exitcode=None), SimpleNamespace(exitcode=-9)])
 
     def test_the_chart_of_each_choice_of_rows(self, tmp_path: Path, checkpoint: Path) -> None:
         options = ["--checkpoint", str(checkpoint), "--out", str(tmp_path), "--workers", "0", "--clips", "2"]

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -173,6 +176,232 @@ class TestResult:
         assert run(tmp_path / "shots") == 0  # the same again
         Image.new("RGB", (40, 30), (1, 2, 3)).save(tmp_path / "shots" / "5.png")
         assert run(tmp_path / "shots") == 1  # no longer the same
+
+
+class TestSeveralMethods:
+    def test_one_overlay_one_figure_and_a_folder_for_each(
+        self, run: Callable[..., int], make_video: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        source = make_video("a.mp4")
+        assert run(source, "--method", "stabn,grad_cam, leave_one_frame_out", "--frames-png") == 0
+        folder = tmp_path / "viz" / "a"
+        assert [name for name in listing(folder) if "." in name] == ["figure.png", "manifest.json", "overlay.mp4"]
+        told = manifest(folder)
+        methods = ["stabn", "grad_cam", "leave_one_frame_out"]
+        assert list(told["methods"]) == methods
+        assert told["refused"] == {}
+        assert told["methods"]["stabn"]["class_agnostic"]
+        assert not told["methods"]["grad_cam"]["class_agnostic"]
+        for name in methods:
+            assert listing(folder / name) == ["explanation.npz", "frames", "temporal.csv", "temporal.png"]
+            assert {f"{name}/explanation.npz", f"{name}/temporal.csv"} < set(told["files"])
+            with np.load(folder / name / "explanation.npz") as arrays:
+                assert told["methods"][name]["spatial"]["maximum"] == pytest.approx(arrays["spatial"].max())
+        overlay = probe(folder / "overlay.mp4")
+        assert overlay.source_size[1] > 3 * 320
+        assert "3 methods" in capsys.readouterr().out
+        assert run(source, "--method", "stabn,grad_cam,leave_one_frame_out", "--frames-png") == 0
+        assert "skipped" in capsys.readouterr().out
+        assert run(source) == 1
+        assert run(source, "--overwrite") == 0
+        assert listing(folder) == FILES
+
+    def test_a_method_alone_is_the_same_as_among_others(
+        self, run: Callable[..., int], make_video: Make, tmp_path: Path, small_figures: None
+    ) -> None:
+        assert run(make_video("a.mp4"), "--method", "grad_cam") == 0
+        assert run(shutil.copy(tmp_path / "a.mp4", tmp_path / "b.mp4"), "--method", "random,grad_cam") == 0
+        arrays = [np.load(tmp_path / "viz" / name / "explanation.npz") for name in ("a", "b/grad_cam")]
+        for name in arrays[0]:
+            np.testing.assert_array_equal(arrays[0][name], arrays[1][name])
+
+    def test_windows(self, run: Callable[..., int], make_video: Make, tmp_path: Path, small_figures: None) -> None:
+        source = make_video("a.mp4", np.full((20, 32, 32, 3), 90, np.uint8))
+        assert run(source, "--window", 0.4, "--method", "stabn,centre") == 0
+        told = manifest(tmp_path / "viz" / "a")
+        assert len(told["windows"]) == 3
+        with np.load(tmp_path / "viz/a/centre/explanation.npz") as arrays:
+            assert len(arrays["windows"]) == 3
+
+    @pytest.mark.parametrize(("method", "code"), [("grad_cam,cam", 1), ("all", 0)])
+    def test_one_that_refuses_does_not_stop_the_others(
+        self,
+        run: Callable[..., int],
+        make_video: Make,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        small_figures: None,
+        method: str,
+        code: int,
+    ) -> None:
+        def refuse(*args: Any, **options: Any) -> None:
+            raise ValueError("cam needs pooling")
+
+        monkeypatch.setattr("explain.methods.cam", refuse)
+        monkeypatch.setattr("explain.cli.METHODS", dict.fromkeys(("grad_cam", "cam")))
+        source = make_video("a.mp4")
+        for _ in range(2):  # made, and found finished
+            assert run(source, "--method", method) == code
+            error = capsys.readouterr().err
+            assert error == f"{'error' if code else 'left out'}: {source}: cam: cam needs pooling\n"
+        told = manifest(tmp_path / "viz" / "a")
+        assert list(told["methods"]) == ["grad_cam"]
+        assert told["refused"] == {"cam": "cam needs pooling"}
+
+    def test_if_all_refuse_nothing_is_written(
+        self,
+        run: Callable[..., int],
+        make_video: Make,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        def refuse(*args: Any, **options: Any) -> None:
+            raise ValueError("no")
+
+        monkeypatch.setattr("explain.methods.cam", refuse)
+        monkeypatch.setattr("explain.methods.hires_cam", refuse)
+        assert run(make_video("a.mp4"), "--method", "cam,hires_cam") == 1
+        assert capsys.readouterr().err == "error: cam: no; hires_cam: no\n"
+        assert listing(tmp_path / "viz") == []
+
+
+class TestScore:
+    def test_values_beside_chance_in_the_manifest(
+        self,
+        run: Callable[..., int],
+        make_video: Make,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        small_figures: None,
+    ) -> None:
+        monkeypatch.setattr("explain.metrics.SCORABLE", -1.0)  # the network is not trained
+        assert run(make_video("a.mp4"), "--method", "grad_cam", "--score") == 0
+        told = manifest(tmp_path / "viz" / "a")
+        assert {"deletion", "insertion", "deletion_time", "frame_effect"} <= set(told["scores"])
+        deletion = told["scores"]["deletion"]
+        assert set(deletion) == {"value", "random", "better", "title"}
+        assert deletion["better"] == "low"
+        assert 0 <= deletion["value"] <= 1
+        assert told["timings"]["score"] > 0
+        assert run(shutil.copy(tmp_path / "a.mp4", tmp_path / "b.mp4"), "--method", "random,grad_cam", "--score") == 0
+        methods = manifest(tmp_path / "viz" / "b")["methods"]
+        assert methods["grad_cam"]["scores"] == told["scores"]
+        for score in methods["random"]["scores"].values():
+            assert score["value"] == score["random"]
+
+    def test_a_clip_that_cannot_be_scored_says_so(
+        self, run: Callable[..., int], make_video: Make, tmp_path: Path, small_figures: None
+    ) -> None:
+        source = make_video("a.mp4", np.full((6, 32, 32, 3), 90, np.uint8))  # blurring it changes nothing
+        assert run(source, "--score") == 0
+        told = manifest(tmp_path / "viz" / "a")
+        assert "scores" not in told
+        note = "loses 0.00 of its probability when the whole clip is blurred, and more than 0.05 is needed"
+        assert any(each.startswith("not scored: ") and each.endswith(note) for each in told["notes"])
+
+
+class TestOtherNetworks:
+    @pytest.fixture
+    def other(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[object]:
+        """Options for a small network of someone else's, in the current folder."""
+        code = """
+            from torch import nn
+
+            def build():
+                layers = [nn.Conv3d(3, 4, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3)]
+                return nn.Sequential(*layers)
+        """
+        (tmp_path / "othernet.py").write_text(textwrap.dedent(code))
+        (tmp_path / "names.txt").write_text("one\ntwo\nthree\n")
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        monkeypatch.delitem(sys.modules, "othernet", raising=False)
+        torch.manual_seed(0)
+        sys.path.insert(0, str(tmp_path))
+        torch.save(importlib.import_module("othernet").build().state_dict(), tmp_path / "w.pth")
+        names = ("--model", "othernet:build", "--weights", "w.pth", "--classes", "names.txt")
+        return [*names, "--frames", 4, "--size", 16]
+
+    def call(self, *arguments: object) -> int:
+        return main([str(each) for each in arguments])
+
+    def test_it_is_explained(
+        self,
+        other: list[object],
+        make_video: Make,
+        tmp_path: Path,
+        capsys: pytest.CaptureFixture[str],
+        small_figures: None,
+    ) -> None:
+        source = make_video("a.mp4")
+        assert self.call(source, *other) == 0
+        assert capsys.readouterr().out.startswith("othernet:build knows 3 motions")
+        told = manifest(tmp_path / "viz" / "a")
+        assert (told["method"], told["options"]["frames"], told["options"]["size"]) == ("grad_cam", 4, 16)
+        assert told["checkpoint"]["name"] == "othernet:build"
+        assert [each["class"] for each in told["top5"]] != CLASSES
+        assert self.call(source, *other) == 0
+        assert "skipped" in capsys.readouterr().out
+        for change, said in {
+            "names.txt": ("un\ndeux\ntrois\n", "other names of classes"),
+            "w.pth": ({name: value + 1 for name, value in torch.load("w.pth").items()}, "another checkpoint"),
+        }.items():
+            content, reason = said
+            torch.save(content, change) if isinstance(content, dict) else Path(change).write_text(content)
+            assert self.call(source, *other) == 1
+            assert reason in capsys.readouterr().err
+
+    def test_layers(
+        self, other: list[object], make_video: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        source = make_video("a.mp4")
+        assert self.call(source, *other, "--layers") == 0
+        head, *lines = capsys.readouterr().out.splitlines()
+        assert (
+            head == "a.mp4: layers for a clip of 4 x 16 x 16 (time x height x width), in the order of their last call"
+        )
+        assert [line.split("  ")[1:] for line in lines] == [
+            ["0", "2 x 8 x 8"],
+            ["1", "2 x 8 x 8", "<- the CAM methods look here"],
+            ["2", "1 x 1 x 1"],
+        ]
+        assert self.call(source, *other, "--layers", "--layer", "0", "--json") == 0
+        assert json.loads(capsys.readouterr().out)["taken"] == "0"
+        assert not (tmp_path / "viz").exists()
+        assert self.call(tmp_path / "gone.mp4", *other, "--layers") == 1
+
+    def test_the_layer_decides_the_map(
+        self, run: Callable[..., int], make_video: Make, tmp_path: Path, small_figures: None
+    ) -> None:
+        shapes = set()
+        for layer in ("layer1", "layer4"):
+            assert run(make_video(f"{layer}.mp4"), "--method", "grad_cam", "--layer", layer) == 0
+            with np.load(tmp_path / "viz" / layer / "explanation.npz") as arrays:
+                shapes.add(arrays["spatial"].shape)
+        assert len(shapes) == 2
+
+    @pytest.mark.parametrize(
+        ("arguments", "said"),
+        [
+            (["--weights", "w.pth"], "--weights is for another network: give --model too"),
+            (["--size", "32"], "--size is for another network"),
+            (["--model", "a:b", "--checkpoint", "mine"], "give one of them"),
+            (["--model", "torchvision:alexnet"], "there are r3d_18"),
+            (["--score", "--window", "1"], "cannot be combined with --window"),
+            (["--method", "grad_cam,gradcam"], "no method 'gradcam'"),
+            (["--method", "grad_cam,"], "no method ''"),
+        ],
+    )
+    def test_a_wrong_command_line(
+        self, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+    ) -> None:
+        assert self.call("a.mp4", "--out", tmp_path / "viz", *arguments) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert said in err
+        assert len(err.splitlines()) == 1
 
 
 class TestStanding:

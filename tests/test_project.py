@@ -39,9 +39,13 @@ def test_the_tables_are_those_of_the_bundled_weights():
         model = stabn.load(name)
         assert model.metadata["measured"]["weights"] == weights_hash(model)
         assert f"version {synthetic.VERSION}," in model.metadata["measured"]["data"]
-    for file in tables.FILES:
-        text = file.read_text("utf-8")
-        assert tables.written(text, tables.table()) == text
+    study = json.loads(tables.BENCHMARK.read_text("utf-8"))["study"]
+    assert study["weights"] == weights_hash("synthetic")
+    assert study["data"]["version"] == str(synthetic.VERSION)
+    for name, table in tables.TABLES.items():
+        for file in tables.FILES[name]:
+            text = file.read_text("utf-8")
+            assert tables.written(text, name, table()) == text
 
 
 def test_bundled_weights_are_small_and_name_no_place_of_the_machine_they_come_from():
@@ -62,6 +66,7 @@ def test_the_commands_of_the_readme_exist():
     ("module", "options"),
     [
         ("explain.cli", ("--out", "--checkpoint", "--method", "--target", "--window", "--overwrite", "--json")),
+        ("explain.benchmark", ("--methods", "--metrics", "--clips", "--model", "--data", "--processes", "--overwrite")),
         ("explain.ablate", ("--invert", "--data", "--segments", "--per-class", "--processes", "--overwrite")),
         ("stabn.train", ("--out", "--steps", "--init", "--attention")),
     ],

@@ -105,7 +105,7 @@ class TestBlend:
 
 class TestOverlay:
     def test_the_picture_is_at_source_size_and_the_band_below(self) -> None:
-        overlay = render.Overlay(explanation(size=(360, 640)), 2.0)
+        overlay = render.Overlay([explanation(size=(360, 640))], 2.0)
         drawn = overlay.draw(picture(360, 640), 0.0)
         assert drawn.shape == (overlay.height, 640, 3)
         heated = render.blend(picture(360, 640), explanation().spatial[0], (0, 0, 360, 640))
@@ -114,13 +114,13 @@ class TestOverlay:
 
     @pytest.mark.parametrize(("width", "zoom"), [(8, 40), (128, 3), (176, 2), (319, 2), (320, 1), (1920, 1)])
     def test_small_pictures_are_enlarged_by_a_whole_factor(self, width: int, zoom: int) -> None:
-        overlay = render.Overlay(explanation(size=(60, width)), 2.0)
+        overlay = render.Overlay([explanation(size=(60, width))], 2.0)
         assert overlay.width == width * zoom
-        assert overlay.heated(picture(60, width), 0.0).shape == (60 * zoom, width * zoom, 3)
+        assert overlay.heated(picture(60, width), 0.0)[0].shape == (60 * zoom, width * zoom, 3)
 
     def test_a_frame_of_another_size_is_refused(self) -> None:
         with pytest.raises(ValueError, match="100 x 90, the explanation is for 160 x 90"):
-            render.Overlay(explanation(), 2.0).draw(picture(90, 100), 0.0)
+            render.Overlay([explanation()], 2.0).draw(picture(90, 100), 0.0)
 
     def test_the_playhead_moves_with_time(self) -> None:
         band = render.Band(explanation(size=(360, 640)), 2.0, 640, 360)
@@ -137,20 +137,20 @@ class TestOverlay:
         band = render.Band(explanation(size=(360, 640)), 2.0, 640, 360)
         row = band.draw(1.3)[band._bottom - 2]
         lit = np.flatnonzero((row == np.array(render.ACTIVE, np.uint8)).all(1))
-        left, right, _ = band._bars[2]  # 1.25 s
+        left, right, *_ = band._bars[2]  # 1.25 s
         assert left <= lit.min() <= lit.max() < right
 
     def test_heights_of_bars_are_weights(self) -> None:
         band = render.Band(explanation(size=(360, 640)), 2.0, 640, 360)
-        tops = [band._bottom - top for _, _, top in band._bars]
+        tops = [band._bottom - top for _, _, top, _ in band._bars]
         np.testing.assert_allclose(np.array(tops) / (band._bottom - band._top), [0, 1 / 3, 2 / 3, 1], atol=0.02)
 
     def test_a_long_class_name_is_wrapped_not_cut(self) -> None:
         short = render.Band(explanation(classes=["Up", "Down"], size=(180, 320)), 2.0, 320, 180)
         long = render.Band(explanation(size=(180, 320)), 2.0, 320, 180)
         assert long.height > short.height
-        font = long._title_font()
-        lines = long._title(explanation().probabilities)
+        font, words = long.caption.font, f"{LONG} 90\xa0%"
+        lines = long.caption.lines(words)
         assert " ".join(lines).replace("\xa0", " ") == f"{LONG} 90 %"
         assert all(font.getlength(line) <= 320 for line in lines)
 
@@ -169,7 +169,7 @@ class TestOverlay:
             window_probabilities=np.array([[0.9, 0.1], [0.2, 0.8]], np.float32),
         )
         band = render.Band(windowed, 2.0, 640, 360)
-        rows = slice(0, band._title_height)
+        rows = slice(0, band.caption.title_height)
         early, late, end = (band.draw(seconds)[rows, :400] for seconds in (0.2, 1.4, 1.9))
         assert (early != late).any()
         np.testing.assert_array_equal(late, end)
@@ -180,14 +180,80 @@ class TestOverlay:
         band = render.Band(many, frames / 30, 320, 180)
         assert band.draw(frames / 60).shape == (band.height, 320, 3)
 
+    def test_bars_of_signed_weights_stand_on_zero(self) -> None:
+        signed = explanation(temporal=np.array([-1, 0, 1, 3], np.float32), scale=(0.0, 2.0))
+        band = render.Band(signed, 2.0, 640, 360)
+        tall = band._bottom - band._top
+        ends = [((band._bottom - bottom) / tall, (band._bottom - top) / tall) for *_, top, bottom in band._bars]
+        np.testing.assert_allclose(ends, [(0, 0.25), (0.25, 0.25), (0.25, 0.5), (0.25, 1)], atol=0.02)
+
+    @pytest.mark.parametrize("scale", [(0.0, 1.0), (1.0, 2.0), (0.0, 2.0)])
+    def test_a_map_without_places_paints_nothing(self, scale: tuple[float, float]) -> None:
+        view = Box(0, 35, 90, 90)
+        flat = explanation(spatial=np.ones((4, 1, 1), np.float32), scale=scale, signed=scale == (0.0, 2.0), view=view)
+        overlay = render.Overlay([explanation(view=view), flat], 2.0)
+        heated, bare = overlay.heated(picture(), 1.75)
+        large = render.Overlay([explanation(spatial=np.zeros((4, 2, 2), np.float32), view=view)], 2.0)
+        np.testing.assert_array_equal(bare, large.heated(picture(), 1.75)[0])
+        assert (heated != bare).any()
+        assert "weighs whole frames, not places" in render.facts(flat)[0]
+
     def test_inputs_are_not_changed(self) -> None:
         made = explanation()
         before = {name: np.copy(getattr(made, name)) for name in ("spatial", "temporal", "probabilities")}
         frame = picture()
-        render.Overlay(made, 2.0).draw(frame, 0.3)
+        render.Overlay([made], 2.0).draw(frame, 0.3)
         np.testing.assert_array_equal(frame, picture())
         for name, value in before.items():
             np.testing.assert_array_equal(getattr(made, name), value)
+
+
+class TestSideBySide:
+    """Several explanations of a clip in one overlay."""
+
+    def several(self, count: int, size: tuple[int, int]) -> list[Explanation]:
+        methods = list(render.TITLES)[:count]
+        return [explanation(size=size, method=name, spatial=np.zeros((4, 2, 2), np.float32)) for name in methods]
+
+    def test_each_panel_has_its_picture_and_its_weights(self) -> None:
+        zeros = np.zeros((4, 2, 2), np.float32)
+        first = explanation(size=(180, 320), spatial=zeros, notes=("of the clip", "of one"))
+        second = explanation(
+            size=(180, 320), spatial=zeros + 1, method="grad_cam", temporal=first.temporal[::-1], notes=("of the clip",)
+        )
+        overlay = render.Overlay([first, second], 2.0)
+        drawn, frame = overlay.draw(picture(180, 320), 0.25), picture(180, 320)
+        top, gap = overlay._top, overlay._gap
+        np.testing.assert_array_equal(drawn[top : top + 180, :320], frame)
+        hot = render.blend(frame, zeros[0] + 1, (0, 0, 180, 320))
+        np.testing.assert_array_equal(drawn[top : top + 180, 320 + gap :], hot)
+        assert [band._bottom for band in overlay._bands] == [overlay._bands[0]._bottom] * 2  # the charts are in line
+        heights = [[bottom - top for *_, top, bottom in band._bars] for band in overlay._bands]
+        assert heights[0] == heights[1][::-1]
+        amber = (drawn == np.array(render.AMBER, np.uint8)).all(2)
+        assert amber[:top].any()  # what is said of the clip is said once
+        assert amber[top + 180 :, :320].any()
+        assert not amber[:, 320:][top:].any()
+
+    @pytest.mark.parametrize(
+        ("count", "size", "columns"),
+        [(2, (180, 320), 2), (3, (1080, 1920), 3), (4, (1080, 1920), 2), (6, (256, 340), 3), (9, (1080, 1920), 5)],
+    )
+    def test_more_than_three_are_in_rows_and_large_ones_are_reduced(
+        self, count: int, size: tuple[int, int], columns: int
+    ) -> None:
+        overlay = render.Overlay(self.several(count, size), 2.0)
+        frame = np.full((*size, 3), 200, np.uint8)
+        drawn = overlay.draw(frame, 0.5)
+        assert drawn.shape == (overlay.height, overlay.width, 3)
+        light = (drawn == 200).all(2)
+        tall, wide = overlay._picture
+        rows = -(-count // columns)
+        assert light.any(0).sum() == columns * wide
+        assert light.any(1).sum() == rows * tall
+        assert light.sum() >= count * tall * wide
+        assert overlay.width <= max(render.ALL_WIDTH + 200, columns * (render.MIN_WIDTH + 10))
+        assert tall / wide == pytest.approx(size[0] / size[1], rel=0.01)
 
 
 class TestPictures:
@@ -195,12 +261,48 @@ class TestPictures:
     def test_figure(self, tmp_path: Path, size: tuple[int, int]) -> None:
         made = explanation(size=size, view=Box(0, 0, min(size), min(size)))
         frames = [render.thumbnail(picture(*size), 48)] * 3
-        render.figure(made, frames, [0.25, 0.75, 1.25], tmp_path / "figure.png")
+        render.figure([made], frames, [0.25, 0.75, 1.25], {}, tmp_path / "figure.png")
         with Image.open(tmp_path / "figure.png") as image:
             assert image.info["dpi"] == pytest.approx((300, 300), abs=1)
             pixels = np.asarray(image.convert("RGB"))
         border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
         assert (border == 255).all()  # nothing is cut off at the edge of the page
+
+    def test_a_figure_of_several_with_scores(self, tmp_path: Path) -> None:
+        first = explanation(spatial=np.full((4, 2, 2), 1e-4, np.float32), scale=(-1.2e-4, 1.2e-4), signed=True)
+        others = [
+            explanation(method="grad_cam_per_frame", notes=("a long note " * 20,)),
+            explanation(method="frame_shapley", spatial=np.ones((4, 1, 1), np.float32), temporal=-first.temporal),
+        ]
+        score = {"value": 0.123, "random": -0.4567, "better": "high", "title": "insertion gain time"}
+        names = [f"score_{k}" for k in range(21)]
+        scores = {each.method: {name: {**score, "value": None} for name in names} for each in (first, *others)}
+        frames = [render.thumbnail(picture(), 48)] * 8
+        heights = []
+        for given, table in (((first,), {}), ((first, *others), {}), ((first, *others), scores)):
+            path = tmp_path / "figure.png"
+            render.figure(given, frames, np.arange(8) / 4, table, path)
+            with Image.open(path) as image:
+                pixels = np.asarray(image.convert("RGB"))
+            heights.append(len(pixels))
+            border = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+            assert (border == 255).all()
+        assert heights == sorted(set(heights))
+
+    def test_a_table_shows_values_beside_chance_and_marks_what_is_better(self) -> None:
+        low = {"value": 0.2, "random": 0.3, "better": "low", "title": "DEL"}
+        high = {"value": 0.2, "random": 0.3, "better": "high", "title": "INS"}
+        none = {"value": None, "random": 0.3, "better": "high", "title": "ROAD"}
+        drawn: list[tuple[str, str]] = []
+        table = render._Table({"cam": {"deletion": low, "insertion": high, "road": none}}, 8.0)
+        table.draw(lambda x, y, words, **style: drawn.append((words, style.get("fontweight", ""))), 0, 0)
+        assert [each for each in drawn if each[0] in ("0.20", "0.30", "-")] == [
+            *[("0.20", "bold"), ("0.30", "normal")],
+            *[("0.20", "normal"), ("0.30", "normal")],
+            *[("-", "normal"), ("0.30", "normal")],
+        ]
+        assert {"DEL\xa0↓", "INS\xa0↑", "CAM", "control: random"} <= {words for words, _ in drawn}
+        assert render._Table({}, 8.0).height == 0
 
     def test_temporal(self, tmp_path: Path) -> None:
         render.temporal(explanation(), 2.0, tmp_path / "temporal.png")
@@ -210,8 +312,8 @@ class TestPictures:
     def test_names_are_not_formulas(self, tmp_path: Path) -> None:
         odd = explanation(classes=["costs $1 or $\\frac{$", "line\nbreak"])
         render.temporal(odd, 2.0, tmp_path / "temporal.png")
-        render.figure(odd, [picture()], [0.5], tmp_path / "figure.png")
-        assert render.Overlay(odd, 2.0).draw(picture(), 0.0).any()
+        render.figure([odd], [picture()], [0.5], {}, tmp_path / "figure.png")
+        assert render.Overlay([odd], 2.0).draw(picture(), 0.0).any()
 
     def test_facts_say_what_the_map_is_not(self) -> None:
         said = render.facts(explanation(target=1))
@@ -248,10 +350,12 @@ def test_a_word_without_spaces_is_broken() -> None:
 
 
 def test_numbers_keep_two_digits_in_any_unit():
-    assert [render.number(value) for value in (0, 0.5, 12.35, -0.00687, 0.000123)] == [
+    assert [render.number(value) for value in (0, 0.5, 12.35, -0.00687, 0.000123, 0.0107, 14321.7)] == [
         "0.00",
         "0.50",
         "12.35",
         "-0.0069",
         "0.00012",
+        "0.011",
+        "14322",
     ]

@@ -1,0 +1,1 @@
+"""The web page: `stabn-app`. Gradio is imported here and nowhere else."""

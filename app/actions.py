@@ -1,0 +1,720 @@
+"""What the page can do, without the page: prepare a clip, look at it, change the attention, export, open again.
+
+A `Session` is one clip in front of one network, with what is kept of it; `Sessions` holds those of all people and lets
+them go. Work that takes long is given a `Job`, which says how far it is and can be stopped. Nothing here knows gradio,
+and whatever is wrong raises ValueError with a sentence for people.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import inspect
+import io
+import json
+import os
+import queue
+import shutil
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass, field, replace
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from app import guard
+from app.reader import Limits, apart, read_upload
+from explain import METHODS, TITLES, metrics
+from explain.core import Explanation, class_index, explain, resolve
+from explain.models import TORCHVISION, Classifier, classifier, open_model
+from stabn import synthetic
+from stabn.checkpoint import load, locate
+from stabn.model import STABN, Attention, Box, Mixture
+from stabn.video import Clip, write_video
+
+LIMITS = Limits()  # of an upload
+SIDE_BY_SIDE = 4  # methods at once
+STEPS, ORDERS = 10, 3  # of the curves behind a score: half of what the benchmark takes, for the sake of waiting
+EXPORT = Limits(memory=64 * 2**30, timeout=900.0)  # PyTorch reserves address space that it never fills
+UNPACKED = 200_000_000  # bytes of a saved result
+
+
+class Stopped(Exception):
+    """The person who asked for it does not want it any more."""
+
+
+class Job:
+    """Long work: what it says of itself is in `messages`, as (words, share done in 0..1 or None)."""
+
+    def __init__(self) -> None:
+        self.stop = threading.Event()
+        self.messages: queue.SimpleQueue[tuple[str, float | None]] = queue.SimpleQueue()
+
+    def say(self, words: str, share: float | None = None) -> None:
+        self.messages.put((words, share))
+
+    def check(self) -> None:
+        """Raises Stopped if the work is not wanted any more."""
+        if self.stop.is_set():
+            raise Stopped
+
+    def progress(self, items: Iterable[Any], count: int, label: str) -> Iterator[Any]:
+        """`items`, with a word on each; what the methods call a progress bar."""
+        for done, item in enumerate(items):
+            self.check()
+            self.say(f"{label} {done + 1} of {count}", done / max(count, 1))
+            yield item
+
+    @contextmanager
+    def using(self, model: Model) -> Iterator[None]:
+        """The network for this work alone; each forward pass asks whether it is still wanted."""
+        while not model.lock.acquire(timeout=0.1):
+            self.check()
+        handle = model.network.module.register_forward_pre_hook(lambda module, inputs: self.check())
+        try:
+            self.check()
+            yield
+        finally:
+            handle.remove()
+            model.lock.release()
+
+
+# ----------------------------------------------------------------------------------------------------------- models
+
+
+@dataclass(eq=False)
+class Model:
+    """A network that the page offers. `name` is what its menu and the command line call it."""
+
+    name: str
+    network: Classifier
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @cached_property
+    def twin(self) -> STABN | None:
+        """The same weights in modules of its own, for `perceive` while a method has its hooks in the network."""
+        shared = [*self.network.module.parameters(), *self.network.module.buffers()]
+        return copy.deepcopy(self.stabn, {id(tensor): tensor for tensor in shared})
+
+    @property
+    def stabn(self) -> STABN | None:
+        """The network if it has attention that can be changed."""
+        module = self.network.module
+        return module if isinstance(module, STABN) and module.config.attention != "none" else None
+
+    @property
+    def methods(self) -> list[str]:
+        return [name for name in METHODS if name != "stabn" or self.stabn is not None]
+
+    @property
+    def first(self) -> str:
+        """The method to begin with."""
+        return "stabn" if self.stabn is not None else "grad_cam"
+
+
+class Models:
+    """The networks of the menu, each opened when it is first asked for."""
+
+    def __init__(self, names: Sequence[str], device: str = "auto") -> None:
+        self.names, self._device = list(names), device
+        self._open: dict[str, Model] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, name: str) -> Model:
+        if name not in self.names:  # from the network: a name is not a path that anyone may choose
+            raise ValueError(f"there is no model {name!r} here: there are {', '.join(self.names)}")
+        with self._lock:
+            if name not in self._open:
+                self._open[name] = Model(name, _opened(name, self._device))
+            return self._open[name]
+
+
+def _opened(name: str, device: str) -> Classifier:
+    from stabn.checkpoint import pick_device
+
+    if name.startswith("torchvision:"):
+        return open_model(name, device=device)
+    return classifier(load(name, pick_device(device)))
+
+
+def menu(asked: Sequence[str] = ()) -> list[str]:
+    """Names of the networks to offer: those `asked` for first, the bundled ones, the files in `checkpoints/`, and
+    torchvision's of which the weights are on this machine."""
+    bundled = [name for name in ("synthetic", "plain") if _there(name)]
+    files = [str(path) for path in sorted(Path("checkpoints").glob("*.safetensors")) if path.stem not in bundled]
+    found = [*asked, *bundled, *files, *(f"torchvision:{name}" for name in TORCHVISION if _downloaded(name))]
+    return list(dict.fromkeys(found))
+
+
+def _there(name: str) -> bool:
+    try:
+        return locate(name).exists()
+    except ValueError:
+        return False
+
+
+def _downloaded(name: str) -> bool:
+    from torchvision.models import get_model_weights
+
+    file = str(get_model_weights(name).DEFAULT.url).rsplit("/", 1)[-1]
+    return Path(torch.hub.get_dir(), "checkpoints", file).exists()
+
+
+# --------------------------------------------------------------------------------------------------------- examples
+
+
+@dataclass(frozen=True, eq=False)
+class Known:
+    """The evidence of a whole clip of F frames: mask (F, H, W) and action (F,), both bool, and seconds (F,)."""
+
+    mask: NDArray[np.bool_]
+    action: NDArray[np.bool_]
+    seconds: NDArray[np.float64]
+    label: str
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """A clip to try. `key` is its name in links."""
+
+    key: str
+    caption: str
+    path: Path
+    known: Known | None = None
+
+
+SEEDS = {"mug": 38, "bottle": 73}  # evaluation seeds: never trained on
+FRAMES, PIXELS, RATE = 36, 224, 12.0  # of the generated examples
+
+
+def generated(folder: Path) -> list[Example]:
+    """Two generated clips whose evidence is known, written into `folder`."""
+    found = []
+    for key, seed in SEEDS.items():
+        sample = synthetic.generate(seed, FRAMES, PIXELS)
+        path = folder / f"{key}.mp4"
+        write_video(path, sample.frames, RATE, crf=16)
+        known = Known(sample.mask, sample.action, np.arange(FRAMES) / RATE, synthetic.CLASSES[sample.label])
+        found.append(Example(key, known.label, path, known))
+    return found
+
+
+def digest(path: str | os.PathLike[str]) -> str:
+    """sha256 of a file: what tells that an upload is a clip whose evidence is known."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# --------------------------------------------------------------------------------------------------------- sessions
+
+
+@dataclass(eq=False)
+class Session:
+    """One clip in front of one network. `explanations` are those on show, by method."""
+
+    path: str  # the upload
+    name: str  # of the upload, without its folders
+    clip: Clip
+    playable: str  # what the browser plays
+    folder: Path  # of its own, for what is made of the clip
+    model: Model | None  # None: a saved result is shown
+    known: Known | None = None
+    example: str | None = None  # its key
+    heat_in_video: bool = False  # a saved result without its clip: the heat is in the pictures
+    explanations: dict[str, Explanation] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)  # methods that cannot explain this network, and why
+    scores: dict[tuple[str, int], Score] = field(default_factory=dict)  # by method and class
+    notes: tuple[str, ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)  # by stage of the work
+    id: str = field(default_factory=guard.clip_id)
+    attention: Attention | None = None  # as the network made it, of one clip
+    mixture: Mixture | None = None
+    trial: tuple[str, metrics.Trial] | None = None  # with what it puts for removed parts
+    edited: guard.Edit | None = None  # the last what-if, with what is inverted in it
+
+    @property
+    def first(self) -> Explanation:
+        return next(iter(self.explanations.values()))
+
+    @property
+    def evidence(self) -> metrics.Evidence | None:
+        """Of the sampled frames."""
+        if self.known is None:
+            return None
+        at = np.clip(self.clip.frame_indices, 0, len(self.known.action) - 1)
+        return metrics.Evidence(self.known.mask[at], self.known.action[at])
+
+
+class Sessions:
+    """The session of each person, by a key, and the job that runs for them.
+
+    A session is let go when its page is closed (`drop`), `life` seconds after it was last used, and when more than
+    `most` are open, the oldest first; its folder is removed then.
+    """
+
+    def __init__(self, life: float = guard.STATE, most: int = 64) -> None:
+        self._life, self._most = life, most
+        self._held: dict[str, tuple[float, Session]] = {}  # the least recently used first
+        self._jobs: dict[str, Job] = {}
+        self._lock = threading.RLock()
+
+    def __len__(self) -> int:
+        self.sweep()
+        return len(self._held)
+
+    def get(self, key: str) -> Session | None:
+        with self._lock:
+            self.sweep()
+            _, session = self._held.pop(key, (0.0, None))
+            if session is not None:
+                self._held[key] = time.monotonic(), session
+            return session
+
+    def put(self, key: str, session: Session) -> None:
+        with self._lock:
+            if self.get(key) is not session:
+                self._let_go(key)
+            self._held[key] = time.monotonic(), session
+            self.sweep()
+
+    def job(self, key: str) -> Job:
+        """A new job for this person, whose last one is stopped."""
+        with self._lock:
+            self.stop(key)
+            self._jobs[key] = job = Job()
+            return job
+
+    def done(self, key: str, job: Job) -> None:
+        with self._lock:
+            if self._jobs.get(key) is job:
+                del self._jobs[key]
+
+    def stop(self, key: str) -> bool:
+        """Stops the job of this person; gives whether there was one."""
+        with self._lock:
+            job = self._jobs.pop(key, None)
+            if job is not None:
+                job.stop.set()
+            return job is not None
+
+    def drop(self, key: str) -> None:
+        with self._lock:
+            self.stop(key)
+            self._let_go(key)
+
+    def sweep(self) -> None:
+        """Lets go of what is old or too much."""
+        with self._lock:
+            old = time.monotonic() - self._life
+            for key, (used, _) in list(self._held.items()):
+                if used >= old and len(self._held) <= self._most:
+                    break
+                self.drop(key)
+
+    def _let_go(self, key: str) -> None:
+        _, session = self._held.pop(key, (0.0, None))
+        if session is not None:
+            shutil.rmtree(session.folder, ignore_errors=True)
+
+
+# -------------------------------------------------------------------------------------------------- prepare, look
+
+
+def prepare(
+    job: Job,
+    model: Model,
+    path: str,
+    root: Path,
+    examples: Mapping[str, Example] | None = None,
+    limits: Limits = LIMITS,
+) -> Session:
+    """Reads a clip for a network, in a worker process; what is made of it lies in a new folder in `root`.
+
+    `examples` are those whose evidence is known, by `digest`. Raises VideoError (a ValueError) and Stopped.
+    """
+    began = time.perf_counter()
+    name, example = Path(path).name, (examples or {}).get(digest(path))
+    folder = Path(tempfile.mkdtemp(prefix="clip-", dir=root))
+    job.say("Reading the clip")
+    try:
+        network = model.network
+        upload = read_upload(path, network.frames, network.size, limits, folder=folder, name=name, stop=job.stop)
+    except BaseException as error:
+        shutil.rmtree(folder, ignore_errors=True)
+        job.check()  # what was stopped is not an error of the clip
+        raise error
+    return Session(
+        path=path,
+        name=name,
+        clip=upload.clip,
+        playable=upload.playable,
+        folder=folder,
+        model=model,
+        known=example.known if example else None,
+        example=example.key if example else None,
+        notes=(f"the browser is shown a copy in H.264, the file is {upload.codec}",) if upload.converted else (),
+        seconds={"reading": time.perf_counter() - began},
+    )
+
+
+def look(job: Job, session: Session, methods: Sequence[str], target: int | str | None = None) -> None:
+    """Puts the explanations of the clip by up to four `methods` on show; those of a class, or of the predicted one.
+
+    Methods that cannot explain this network are `refused`. The features behind the attention are kept for `edit`.
+    Raises ValueError if none can, for unknown methods or classes and for more than four, and Stopped.
+    """
+    model = _needed(session)
+    methods = list(dict.fromkeys(methods)) or [model.first]
+    if len(methods) > SIDE_BY_SIDE:
+        raise ValueError(f"{len(methods)} methods do not fit side by side: choose up to {SIDE_BY_SIDE}")
+    index = None if target is None else class_index(model.network.classes, target)
+    began = time.perf_counter()
+    found: dict[str, Explanation] = {}
+    refused: dict[str, str] = {}
+    for turn, method in enumerate(methods):
+        job.say(f"Looking: {TITLES.get(method, method)}", turn / len(methods))
+        shows = "progress" in _parameters(method)
+        options: dict[str, Any] = {"progress": job.progress} if shows else {}
+        with job.using(model), _kept(model) as features:
+            try:
+                found[method] = explain(model.network, session.clip, method, index, **options)
+            except ValueError as error:
+                refused[method] = str(error)
+                continue
+        index = found[method].target
+        if method == "stabn" and features and model.stabn is not None:
+            _keep(session, model.stabn, found[method], features[-1])
+    if not found:
+        raise ValueError("; ".join(refused.values()))
+    session.explanations, session.refused = found, refused
+    session.seconds["looking"] = time.perf_counter() - began
+
+
+def _needed(session: Session) -> Model:
+    if session.model is None:
+        raise ValueError("This is a saved result: choose its clip and press Explain to ask the network again.")
+    return session.model
+
+
+@cache
+def _parameters(method: str) -> frozenset[str]:
+    return frozenset(inspect.signature(resolve(method)).parameters)
+
+
+@contextmanager
+def _kept(model: Model) -> Iterator[list[Tensor]]:
+    """The features of forward passes inside, which go from the extractor into both branches."""
+    found: list[Tensor] = []
+    if model.stabn is None:
+        yield found
+        return
+
+    def keep(module: nn.Module, inputs: Any, output: Tensor) -> None:
+        found[:] = [output]
+
+    handle = model.stabn.layer3.register_forward_hook(keep)
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+@torch.inference_mode()
+def _keep(session: Session, model: STABN, explanation: Explanation, features: Tensor) -> None:
+    kind, device = model.config.attention, features.device
+    session.mixture = model.mix(features)
+    session.attention = Attention(
+        torch.tensor(explanation.spatial, device=device)[None, None] if kind in ("both", "spatial") else None,
+        torch.tensor(explanation.temporal, device=device).view(1, 1, -1, 1, 1)
+        if kind in ("both", "temporal")
+        else None,
+    )
+
+
+@dataclass(frozen=True)
+class Score:
+    """How far the answer follows a map: areas under the class's probability while what the map ranks highest is removed
+    (`deletion`, lower is better) or put in first (`insertion`, higher is better), and the same in random orders."""
+
+    deletion: float
+    insertion: float
+    random_deletion: float
+    random_insertion: float
+    baseline: str  # what replaces what is removed: the clip blurred, or its mean colour
+
+
+def score(job: Job, session: Session) -> str:
+    """Scores each explanation on show; gives "", or why this clip cannot be scored. Raises Stopped."""
+    model = _needed(session)
+    explanations = list(session.explanations.items())
+    target = session.first.target
+    names = ("deletion", "insertion", "deletion_gain", "insertion_gain")
+    for turn, (method, explanation) in enumerate(explanations):
+        if (method, target) in session.scores:
+            continue
+        job.say(f"Scoring {turn + 1} of {len(explanations)}", turn / len(explanations))
+        with job.using(model):
+            if session.trial is None or session.trial[1].target != target:
+                session.trial = _trial(session, model.network, target)
+            baseline, trial = session.trial
+            if not trial.scorable:
+                return (
+                    f"Not scored: {explanation.classes[target]!r} keeps its probability even when the whole clip is "
+                    "blurred or grey, so nothing can be told from removing parts."
+                )
+            found = trial.scores(explanation, names)
+        deletion, insertion = found["deletion"], found["insertion"]
+        chance = deletion + found["deletion_gain"], insertion - found["insertion_gain"]
+        session.scores[method, target] = Score(deletion, insertion, *chance, baseline)
+    return ""
+
+
+def _trial(session: Session, network: Classifier, target: int) -> tuple[str, metrics.Trial]:
+    """A trial in which the class is lost with the clip, if there is one, and what is put for removed parts in it."""
+    for baseline in ("blur", "mean"):
+        trial = metrics.Trial(network, session.clip, target, baseline=baseline, steps=STEPS, orders=ORDERS)
+        if trial.scorable:
+            break
+    return {"blur": "blurred", "mean": "its mean colour"}[baseline], trial
+
+
+def evidence_scores(session: Session, explanation: Explanation) -> dict[str, float]:
+    """Against evidence that is known: `energy` of M_s in what acts over its share (1 is chance) and the chance `auc`
+    that M_t ranks a frame with action above one without (0.5 is chance); those that are defined."""
+    if session.evidence is None:
+        return {}
+    mask, action = session.evidence
+    top, left, height, width = (round(side) for side in explanation.view)
+    found = {"auc": metrics.temporal_auc(explanation.temporal, action)}
+    if explanation.has_places:
+        seen = mask[:, top : top + height, left : left + width]
+        found["energy"] = metrics.energy_in_mask(explanation.spatial.clip(0), seen, action)
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+# ------------------------------------------------------------------------------------------------------------- edit
+
+
+@torch.inference_mode()
+def edit(session: Session, data: Mapping[str, Any]) -> NDArray[np.float32]:
+    """What the network answers (K,) if it is given another attention; only its perception branch runs.
+
+    `data` is what `guard.read_edit` takes, and `invert_spatial` and `invert_temporal`, which turn what is given into
+    1 - M. Where a value is as it was sent to the browser, the network's own is taken, without rounding to a byte.
+    Raises ValueError (guard.EditError among them).
+    """
+    model, attention, mixture = _needed(session).twin, session.attention, session.mixture
+    if model is None or attention is None or mixture is None:
+        raise ValueError("There is no attention to change here: explain the clip by ST-ABN attention first.")
+    own = session.explanations.get("stabn", session.first).spatial if attention.spatial is None else attention.spatial
+    frames, (height, width) = len(session.clip.frames), own.shape[-2:]
+    wanted = guard.read_edit(data, session.id, (frames, height, width))
+    spatial, temporal = attention
+    if wanted.spatial is not None and spatial is not None:
+        given = torch.from_numpy(wanted.spatial).to(spatial)[None, None]
+        spatial = torch.where((given * 255).round() == (spatial * 255).round(), spatial, given)
+    if wanted.temporal is not None and temporal is not None:
+        temporal = torch.from_numpy(wanted.temporal).to(temporal).view_as(temporal)
+    changed = Attention(spatial, temporal).invert(
+        bool(data.get("invert_spatial")) and spatial is not None,
+        bool(data.get("invert_temporal")) and temporal is not None,
+    )
+    probabilities = model.perceive(mixture, changed)[0].float().softmax(0).cpu().numpy()
+    session.edited = guard.Edit(
+        *(None if part is None else part[0, 0].float().squeeze().cpu().numpy() for part in changed)
+    )
+    return probabilities
+
+
+# ---------------------------------------------------------------------------------------------- take away, open again
+
+
+def export(job: Job, session: Session) -> list[Path]:
+    """The files that `stabn-explain` writes for what is on show, and one zip of them with the clip, to open it again.
+
+    They are made by that command, in a worker process. Raises ValueError and Stopped.
+    """
+    model = _needed(session)
+    job.say("Making the files, this takes some seconds")
+    out = Path(tempfile.mkdtemp(prefix="result-", dir=session.folder))
+    name = _plain(session.name)
+    source = out / name
+    shutil.copy(session.path, source)  # under a name that a command line cannot misunderstand
+    network = ["--model", model.name] if model.name.startswith("torchvision:") else ["--checkpoint", _whole(model.name)]
+    arguments = [
+        *(name, "--out", ".", "--json", "--method", ",".join(session.explanations)),
+        *("--target", str(session.first.target), *network),
+    ]
+    task = {"folder": str(out), "arguments": arguments}
+    try:
+        apart("app.actions:write", task, EXPORT, name=session.name, stop=job.stop)
+    except ValueError:
+        job.check()
+        raise
+    result = out / source.stem
+    if session.edited is not None:
+        parts = {"spatial": session.edited.spatial, "temporal": session.edited.temporal}
+        kept: dict[str, Any] = {key: part for key, part in parts.items() if part is not None}
+        np.savez(result / "what_if.npz", **kept)
+    files = sorted(file for file in result.rglob("*") if file.is_file())
+    whole = out / f"{source.stem}.zip"
+    with zipfile.ZipFile(whole, "w") as archive:  # video and npz are packed already
+        for file in (*files, source):
+            archive.write(file, Path(source.stem) / (name if file is source else file.relative_to(result)))
+    given = [whole]
+    for file in files:
+        inner = file.relative_to(result)
+        given.append(file if len(inner.parts) == 1 else file.rename(out / "-".join(inner.parts)))
+    return given
+
+
+def write(folder: str, arguments: list[str]) -> None:
+    """`stabn-explain` with `arguments` in `folder`; called in a worker process. Raises ValueError with what it says."""
+    from explain.cli import main
+
+    os.chdir(folder)
+    with redirect_stdout(io.StringIO()) as said:
+        code = main(arguments)
+    if code:
+        lines = said.getvalue().strip().splitlines()
+        raise ValueError(json.loads(lines[-1])["error"] if lines else "The files could not be made.")
+
+
+def _plain(name: str) -> str:
+    path = Path(name)
+    stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in path.stem).lstrip("-_")[:60]
+    return f"{stem or 'clip'}{path.suffix.lower() if path.suffix[1:].isalnum() else ''}"
+
+
+def _whole(checkpoint: str) -> str:
+    """A checkpoint as a worker in another folder finds it."""
+    return os.path.abspath(checkpoint) if os.path.exists(checkpoint) else checkpoint
+
+
+def open_result(job: Job, path: str, root: Path, limits: Limits = LIMITS) -> Session:
+    """A saved result, zipped, as a session without a network; the clip is the one in the zip, else its overlay.
+
+    Raises ValueError for what is no such zip, and Stopped.
+    """
+    job.say("Opening the result")
+    folder = Path(tempfile.mkdtemp(prefix="saved-", dir=root))
+    try:
+        return _opened_result(job, path, folder, limits)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        job.check()
+        raise
+
+
+NOT_ONE = "This is no result of stabn-explain: zip the folder that holds manifest.json."
+
+
+def _opened_result(job: Job, path: str, folder: Path, limits: Limits) -> Session:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if sum(member.file_size for member in archive.infolist()) > UNPACKED:
+                raise ValueError(f"The result has more than {UNPACKED / 1e6:g} MB: open a smaller one.")
+            names = [name for name in archive.namelist() if Path(name).name == "manifest.json"]
+            if not names:
+                raise ValueError(NOT_ONE)
+            base = min(names, key=len).removesuffix("manifest.json")
+            manifest = json.loads(archive.read(base + "manifest.json"))
+            methods = manifest.get("methods") or {manifest["method"]: manifest}
+            several = "methods" in manifest
+            arrays = {
+                method: _arrays(
+                    archive.read(f"{base}{method}/explanation.npz" if several else f"{base}explanation.npz")
+                )
+                for method in methods
+                if method in METHODS
+            }
+            suffix = Path(manifest["video"]["name"]).suffix
+            inside = {name.removeprefix(base) for name in archive.namelist()}
+            source = next((n for n in inside if n == manifest["video"]["name"]), "overlay.mp4")
+            video = folder / (f"clip{suffix}" if source != "overlay.mp4" and suffix[1:].isalnum() else "overlay.mp4")
+            video.write_bytes(archive.read(base + source))
+        explanations = {
+            method: _explanation(method, found, manifest, methods[method]) for method, found in arrays.items()
+        }
+        frames = len(next(iter(explanations.values())).temporal)
+    except (zipfile.BadZipFile, KeyError, TypeError, AttributeError, StopIteration, OSError, EOFError) as error:
+        raise ValueError(NOT_ONE) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(NOT_ONE) from error
+    upload = read_upload(video, frames, 96, limits, folder=folder, name=video.name, stop=job.stop)
+    burnt = video.name == "overlay.mp4"
+    notes = [str(note) for note in manifest.get("notes", ())][:8]
+    notes.insert(0, f"a saved result of {manifest['video']['name']}, by {manifest['checkpoint']['name']}")
+    if burnt:
+        notes.insert(1, "the clip is not in the zip: its overlay is shown, with the heat in the picture")
+        explanations = {
+            method: replace(each, source_size=upload.clip.source_size, view=Box(0, 0, *upload.clip.source_size))
+            for method, each in explanations.items()
+        }
+    return Session(
+        path=str(video),
+        name=str(manifest["video"]["name"])[:200],
+        clip=upload.clip,
+        playable=upload.playable,
+        folder=folder,
+        model=None,
+        heat_in_video=burnt,
+        explanations=explanations,
+        notes=tuple(notes),
+    )
+
+
+def _arrays(packed: bytes) -> dict[str, NDArray[Any]]:
+    with zipfile.ZipFile(io.BytesIO(packed)) as inner:
+        if sum(member.file_size for member in inner.infolist()) > UNPACKED:
+            raise ValueError(f"The result has more than {UNPACKED / 1e6:g} MB: open a smaller one.")
+    names = ("spatial", "temporal", "timestamps", "frame_indices", "probabilities", "classes")
+    try:
+        with np.load(io.BytesIO(packed), allow_pickle=False) as found:
+            arrays = {name: found[name] for name in names}
+    except ValueError as error:  # pickled objects
+        raise ValueError(NOT_ONE) from error
+    frames, classes = len(arrays["temporal"]), len(arrays["classes"])
+    shapes = {
+        "temporal": (frames,),
+        "timestamps": (frames,),
+        "frame_indices": (frames,),
+        "probabilities": (classes,),
+        "classes": (classes,),
+        "spatial": (frames, *arrays["spatial"].shape[1:]),
+    }
+    numbers = (arrays[name] for name in names if name != "classes")
+    fit = all(arrays[name].shape == shape for name, shape in shapes.items()) and arrays["spatial"].ndim == 3
+    if not fit or not 1 <= frames <= 256 or not all(np.isfinite(each).all() for each in numbers):
+        raise ValueError(NOT_ONE)
+    return arrays
+
+
+def _explanation(method: str, arrays: dict[str, Any], manifest: dict[str, Any], told: dict[str, Any]) -> Explanation:
+    classes = [str(name) for name in arrays["classes"]]
+    view = manifest["view"]
+    return Explanation(
+        method=method,
+        target=class_index(classes, str(told["target"]["class"])),
+        classes=classes,
+        probabilities=arrays["probabilities"].astype(np.float32),
+        spatial=arrays["spatial"].astype(np.float32),
+        temporal=arrays["temporal"].astype(np.float32),
+        timestamps=arrays["timestamps"].astype(np.float64),
+        frame_indices=arrays["frame_indices"].astype(np.int64),
+        source_size=(int(manifest["video"]["height"]), int(manifest["video"]["width"])),
+        view=Box(*(float(view[key]) for key in ("top", "left", "height", "width"))),
+        scale=(float(told["scale"]["low"]), float(told["scale"]["high"])),
+        class_agnostic=bool(told["class_agnostic"]),
+        signed=bool(told["signed"]),
+        notes=tuple(str(note) for note in told.get("notes", ()))[:8],
+    )

@@ -1,0 +1,272 @@
+"""What stands between the page and the world: how the server is launched, what a request may hold, what an edit may be.
+
+guard.prepare()                                              # before gradio is imported
+demo = gr.Blocks(**guard.blocks_arguments())
+demo.queue(**guard.queue_arguments())
+demo.launch(**guard.launch_arguments(Limits(), host=host, port=port, share=share, auth=auth))
+"""
+
+from __future__ import annotations
+
+import atexit
+import base64
+import binascii
+import hmac
+import json
+import os
+import re
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from starlette.middleware import Middleware
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.reader import Limits
+
+HOST = "127.0.0.1"
+STATE = 1800  # seconds that a session's clip is kept: `gr.State(time_to_live=guard.STATE)`
+BODY = 2_000_000  # bytes of a request that is no upload: an edit of 64 x 56 x 56 values fits
+FORM = 100_000  # bytes around a file in an upload's form
+# Routes of gradio that the page has no use for: other hosts are fetched, posts are processed, statistics told.
+CLOSED = re.compile(
+    r"/(proxy=|file=https?:|file/https?:|process_recording|component_server|deep_link|run-history|runs\b|monitoring"
+    r"|vibe-|undo-vibe|dev/)",
+    re.IGNORECASE,
+)
+# What a reply about a part of a file says; gradio adds what the request said, Cookie and Authorization among it.
+RANGE_HEADERS = {b"content-type", b"content-length", b"content-range", b"content-disposition", b"accept-ranges"}
+
+
+class EditError(ValueError):
+    """What is wrong with an edit, in one sentence."""
+
+
+@dataclass(frozen=True, eq=False)
+class Edit:
+    """Attention as a person wants it; None where it is left as the network made it."""
+
+    spatial: NDArray[np.float32] | None  # (T, h, w) in 0..1
+    temporal: NDArray[np.float32] | None  # (T,) in 0..1
+
+
+def prepare() -> None:
+    """Sets the environment of this process before gradio is imported: no telemetry, a cache of its own.
+
+    Uploads and what is served lie in a folder that only this user can read, removed when the process ends, unless
+    GRADIO_TEMP_DIR names one already. Calling it again does nothing.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+    os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    if not os.environ.get("GRADIO_TEMP_DIR"):
+        os.environ["GRADIO_TEMP_DIR"] = folder = os.path.realpath(tempfile.mkdtemp(prefix="stabn-app-"))
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
+
+
+def blocks_arguments() -> dict[str, Any]:
+    """For `gr.Blocks(...)`: no telemetry; files are let go an hour after they came, looked after every ten minutes."""
+    return {"analytics_enabled": False, "delete_cache": (600, 3600)}
+
+
+def queue_arguments() -> dict[str, Any]:
+    """For `Blocks.queue(...)`: a bounded queue, past which gradio answers that it is busy; no way around it."""
+    return {"max_size": 20, "default_concurrency_limit": 1, "api_open": False}
+
+
+def launch_arguments(
+    limits: Limits,
+    *,
+    host: str = HOST,
+    port: int | None = None,
+    share: bool = False,
+    auth: tuple[str, str] | None = None,
+    mcp: bool = False,
+) -> dict[str, Any]:
+    """For `Blocks.launch(...)`: this machine only unless told otherwise, bounded bodies, nothing served but the page.
+
+    `limits` bounds uploads in bytes; `port` None takes a free one from 7860 on; `auth` is (user, password).
+    """
+    return {
+        "server_name": host,
+        "server_port": port,
+        "share": share,
+        "auth": auth,
+        "max_file_size": limits.bytes,
+        "app_kwargs": {
+            "max_body_size": limits.bytes + FORM,
+            "middleware": [Middleware(Guard)],
+            "openapi_url": None,
+            "docs_url": None,
+            "redoc_url": None,
+        },
+        "allowed_paths": [],  # [], not None: None asks the environment
+        "blocked_paths": [],
+        "state_session_capacity": 100,
+        "enable_monitoring": False,
+        "run_history": False,
+        "ssr_mode": False,  # Node, and the static workers below, would answer beside the middleware
+        "num_workers": 0,
+        "pwa": False,
+        "strict_cors": True,
+        "mcp_server": mcp,
+    }
+
+
+def clip_id() -> str:
+    """A new name for a prepared clip, which nobody can guess."""
+    return secrets.token_urlsafe(16)
+
+
+def check_clip(given: object, clip: str) -> None:
+    """Raises EditError unless `given`, from the browser, is the id of this session's `clip`."""
+    if not isinstance(given, str) or not hmac.compare_digest(given.encode(), clip.encode()):
+        raise EditError("This is about a clip that is no longer open here: explain it again.")
+
+
+def read_edit(data: object, clip: str, shape: tuple[int, int, int]) -> Edit:
+    """An edit that came from a browser, checked. `shape` is (T, h, w) of the network's maps.
+
+    `data` is {"clip": id, "spatial": base64 of T * h * w bytes, 0..255 for 0..1, frame by frame, row by row, or null,
+    "temporal": list of T numbers, or null}; other keys are ignored. Numbers are clipped to 0..1. Raises EditError,
+    one sentence, for another clip's id, for other lengths and for what is no number.
+    """
+    if not isinstance(data, Mapping):
+        raise EditError("This edit cannot be read: reload the page.")
+    check_clip(data.get("clip"), clip)
+    spatial, temporal = data.get("spatial"), data.get("temporal")
+    return Edit(
+        None if spatial is None else _spatial(spatial, shape),
+        None if temporal is None else _temporal(temporal, shape[0]),
+    )
+
+
+def uploaded(file: object) -> str:
+    """The path of a file that this server's upload cache holds: `file` is gradio's FileData, as object or dict.
+
+    For every function that is given a file through the API. Raises PermissionError, one sentence, for anything else:
+    a str, a URL, a file elsewhere on the server, a link that leads out of the cache.
+    """
+    path = file.get("path") if isinstance(file, Mapping) else getattr(file, "path", None)
+    if isinstance(file, str | os.PathLike) or not isinstance(path, str) or not _is_uploaded(path):
+        raise PermissionError("Only a file that was uploaded to this page is read: upload it first.")
+    return os.path.realpath(path)
+
+
+class Guard:
+    """ASGI middleware: closes routes, bounds and checks what is posted, cleans the replies about parts of files.
+
+    A file in a posted message must lie in the upload cache: gradio itself would also fetch a URL.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        path = scope["path"].rstrip("/")
+        if CLOSED.search(path):
+            await _refuse(404, "There is no such page.")(scope, receive, send)
+            return
+        if scope["method"] not in ("GET", "HEAD") and not path.endswith(("/upload", "/mcp")):
+            body = await _body(receive)
+            if body is None:
+                await _refuse(413, f"A request of more than {BODY / 1e6:g} MB is not read.")(scope, receive, send)
+                return
+            if not all(map(_is_uploaded, _paths(body))):
+                await _refuse(403, "Only files that were uploaded to this page are read.")(scope, receive, send)
+                return
+            receive = _again(body, receive)
+
+        async def cleaned(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == 206:
+                kept = [header for header in message["headers"] if header[0].lower() in RANGE_HEADERS]
+                message = {**message, "headers": kept}
+            await send(message)
+
+        await self.app(scope, receive, cleaned)
+
+
+def _refuse(status: int, sentence: str) -> JSONResponse:
+    return JSONResponse({"detail": sentence, "error": sentence}, status)
+
+
+async def _body(receive: Receive) -> bytes | None:
+    """What was posted; None if it is too much."""
+    body = bytearray()
+    while True:
+        message = await receive()
+        body += message.get("body", b"")
+        if len(body) > BODY:
+            return None
+        if not message.get("more_body"):
+            return bytes(body)
+
+
+def _again(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives the `body` once and then what else comes, which is the end of the connection."""
+    message: Message | None = {"type": "http.request", "body": body, "more_body": False}
+
+    async def again() -> Message:
+        nonlocal message
+        given, message = message, None
+        return given or await receive()
+
+    return again
+
+
+def _paths(body: bytes) -> Iterator[str]:
+    """Every "path" of a file in a JSON message."""
+    try:
+        rest: list[Any] = [json.loads(body or b"null")]
+    except (ValueError, RecursionError):
+        return  # no JSON: gradio refuses it
+    while rest:
+        value = rest.pop()
+        if isinstance(value, dict):
+            path = value.get("path")
+            if isinstance(path, str):
+                yield path
+            rest.extend(value.values())
+        elif isinstance(value, list):
+            rest.extend(value)
+
+
+def _is_uploaded(path: str) -> bool:
+    from gradio.utils import get_upload_folder
+
+    folder = os.path.realpath(get_upload_folder())
+    try:
+        real = os.path.realpath(path)
+        return os.path.isfile(real) and os.path.commonpath([real, folder]) == folder
+    except (ValueError, OSError):  # a null byte, another drive
+        return False
+
+
+def _spatial(given: object, shape: tuple[int, int, int]) -> NDArray[np.float32]:
+    size = int(np.prod(shape))
+    # Four characters for three bytes: what is too long is not decoded.
+    if not isinstance(given, str) or len(given) > 4 * (size // 3 + 1):
+        raise EditError(f"The painted attention must be {size} bytes in base64: reload the page.")
+    try:
+        values = base64.b64decode(given, validate=True)
+    except (binascii.Error, ValueError):
+        raise EditError("The painted attention is not in base64: reload the page.") from None
+    if len(values) != size:
+        raise EditError(f"The painted attention has {len(values)} values, this clip has {size}: reload the page.")
+    return (np.frombuffer(values, np.uint8).reshape(shape) / 255).astype(np.float32)
+
+
+def _temporal(given: object, count: int) -> NDArray[np.float32]:
+    if not isinstance(given, list) or len(given) != count:
+        raise EditError(f"The weights must be {count} numbers, one per frame: reload the page.")
+    if any(isinstance(value, bool) or not isinstance(value, int | float) or value != value for value in given):
+        raise EditError("Every frame's weight must be a number: reload the page.")
+    return np.array([min(max(value, 0), 1) for value in given], np.float32)

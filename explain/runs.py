@@ -1,0 +1,204 @@
+"""What long runs over clips share: a folder in which an interrupted run goes on, and several processes.
+
+Nothing heavy is imported here before work is shared.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import queue
+import secrets
+import signal
+import sys
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from explain.cli import UsageError
+
+Record = dict[
+    str, Any
+]  # of one clip, ready for JSON: `clip`, its number, and perhaps `skipped`, why it has nothing else
+Batches = Generator[list[Record], None, None]
+Look = Callable[[Sequence[int]], list[Record]]  # the records of these clips
+
+
+@dataclass(frozen=True)
+class Folder:
+    """The results of a run: `name`.json, written last; until then `name`.partial.jsonl grows by a line for each clip,
+    after a header of what decides them."""
+
+    path: Path
+    name: str
+    program: str
+
+    @property
+    def partial(self) -> Path:
+        return self.path / f"{self.name}.partial.jsonl"
+
+    def check(self) -> None:
+        """Raises UsageError if nothing can be written there."""
+        path = self.path.absolute()
+        above = next(folder for folder in (path, *path.parents) if folder.exists())
+        if not above.is_dir() or not os.access(above, os.W_OK):
+            raise UsageError(f"--out {self.path} cannot be written: {above} is a file or is write-protected")
+
+    def begin(self, study: dict[str, Any], overwrite: bool) -> tuple[dict[str, Any] | None, dict[int, Record]]:
+        """The finished result, or the records by clip of an unfinished run, whose file is now ready to be added to.
+
+        Raises UsageError if there are results of another `study`, what decides the records.
+        """
+        finished = self.path / f"{self.name}.json"
+        lines: list[bytes] = []
+        if self.partial.exists() and not overwrite:
+            lines = [line for line in self.partial.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
+        if lines:
+            try:
+                header, *records = map(json.loads, lines)
+            except ValueError:
+                raise UsageError(f"{self.partial} is damaged: pass --overwrite to begin anew") from None
+            _same(self.partial, header, study)
+            os.truncate(self.partial, sum(map(len, lines)))  # the end of a record that was being written
+            return None, {record["clip"]: record for record in records}
+        if finished.exists() and not overwrite:
+            try:
+                result = json.loads(finished.read_text("utf-8"))
+                _same(finished, result["study"], study)
+            except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+                raise UsageError(f"{finished} is no result of {self.program}: pass --overwrite to replace it") from None
+            return result, {}
+        self.path.mkdir(parents=True, exist_ok=True)
+        self.write(self.partial.name, (json.dumps(study) + "\n").encode())
+        return None, {}
+
+    def collect(self, batches: Batches, records: dict[int, Record], total: int, quiet: bool) -> list[Record]:
+        """All records in the order of clips, those of `batches` kept as they come, beside a progress bar.
+
+        Skipped clips are named on stderr. Raises ValueError if all are.
+        """
+        from tqdm import tqdm
+
+        progress = tqdm(
+            total=total,
+            initial=len(records),
+            unit="clip",
+            leave=False,
+            dynamic_ncols=True,
+            disable=quiet or None,  # None: only on a terminal
+        )
+        progress.refresh()  # the first clip may take a minute
+        with self.partial.open("a", encoding="utf-8") as file, progress, closing(batches):
+            for batch in batches:
+                file.writelines(json.dumps(record) + "\n" for record in batch)
+                file.flush()
+                records |= {record["clip"]: record for record in batch}
+                for problem in (record["skipped"] for record in batch if "skipped" in record):
+                    tqdm.write(f"skipped: {problem}", file=sys.stderr)
+                progress.update(len(batch))
+        skipped = sum("skipped" in record for record in records.values())
+        if skipped:
+            print(f"skipped {skipped} of {len(records)} clips that cannot be read", file=sys.stderr)
+        if skipped == len(records):
+            self.partial.unlink()
+            raise ValueError(f"none of the {len(records)} clips can be read")
+        return [record for _, record in sorted(records.items())]
+
+    def write(self, name: str, content: bytes) -> None:
+        """A file of the folder, whole or not at all."""
+        temporary = self.path / f".{name}.{secrets.token_hex(4)}.tmp"
+        try:
+            temporary.write_bytes(content)
+            os.replace(temporary, self.path / name)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _same(path: Path, found: Any, study: dict[str, Any]) -> None:
+    differs = [key for key in study if not isinstance(found, dict) or found.get(key) != study[key]]
+    if differs:
+        raise UsageError(
+            f"{path} was made with other {' and '.join(differs)}: pass --overwrite to replace it, or another --out"
+        )
+
+
+def cores() -> int:
+    """The processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def in_processes(start: Callable[[int], Look], batches: Sequence[Sequence[int]], processes: int) -> Batches:
+    """The records of `batches` of clips as they are done, by several processes that take one after the other.
+
+    `start`, which must be picklable, is called in each process with its number. Raises RuntimeError with what a
+    process says that fails.
+    """
+    context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
+    waiting, done = context.Queue(), context.Queue()
+    for each in (*batches, *processes * [None]):
+        waiting.put(each)
+    shares = [
+        # A daemon ends with this process.
+        context.Process(target=_share, args=(waiting, done, start, turn, processes), daemon=True)
+        for turn in range(processes)
+    ]
+    try:
+        for share in shares:
+            share.start()
+        for _ in batches:
+            yield _next(done, shares)
+    finally:
+        for share in shares:
+            if share.is_alive():
+                share.terminate()
+        waiting.cancel_join_thread()  # nobody takes what is left there
+
+
+def _next(done: Any, shares: Iterable[Any]) -> list[Record]:
+    while True:
+        try:
+            records = done.get(timeout=1)
+        except queue.Empty:
+            if ended := [each.exitcode for each in shares if each.exitcode]:
+                raise RuntimeError(f"a process ended with code {ended[0]}, perhaps for lack of memory") from None
+            continue
+        if isinstance(records, str):
+            raise RuntimeError(records)
+        return records
+
+
+def _share(waiting: Any, done: Any, start: Callable[[int], Look], turn: int, processes: int) -> None:
+    import torch
+
+    alone(turn)
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
+    above = multiprocessing.parent_process()
+    try:
+        look = start(turn)
+        while (numbers := waiting.get()) is not None and (above is None or above.is_alive()):
+            done.put(look(numbers))
+    except Exception as error:  # it can be anything, and must reach the one who waits
+        done.put(" ".join(str(error).split()) or type(error).__name__)
+
+
+def alone(turn: int) -> None:
+    """What a process does first that works for another one."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says that it was interrupted, and ends it
+
+
+def device_of(name: str, turn: int) -> Any:
+    """The torch.device of a process: the one that is named, of several GPUs each in turn."""
+    import torch
+
+    from stabn.checkpoint import pick_device
+
+    target = pick_device(name)
+    if target.type == "cuda" and target.index is None:
+        return torch.device("cuda", turn % torch.cuda.device_count())
+    return target

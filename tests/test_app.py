@@ -1,0 +1,395 @@
+"""What the page does, without a browser: its actions, its sessions, what it offers to other programs."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import encode, pattern
+
+from app import actions, guard
+from app.actions import Job, Model, Sessions, Stopped
+from explain.models import classifier
+from stabn.checkpoint import save
+from stabn.model import STABN, Config
+
+CLASSES = ["up", "down", "left", "right", "still", "none"]
+
+
+def tiny(attention: str = "both") -> STABN:
+    torch.manual_seed(0)
+    config = Config(
+        classes=len(CLASSES), frames=4, size=32, block="basic", layers=(1, 1, 1, 1), width=4, stem=(3, 3, 3),
+        pool=False, attention=attention,  # type: ignore[arg-type]
+    )  # fmt: skip
+    model = STABN(config, CLASSES)
+    torch.nn.init.normal_(model.fc.weight, std=1.0)  # answers that differ
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(encode(tmp_path_factory.mktemp("clip") / "moving block.mp4", pattern(20)))
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
+    save(tiny(), path)
+    return path
+
+
+@pytest.fixture
+def model(weights: Path) -> Model:
+    return Model(str(weights), classifier(tiny()))
+
+
+@pytest.fixture
+def session(model: Model, clip: str, tmp_path: Path) -> actions.Session:
+    session = actions.prepare(Job(), model, clip, tmp_path)
+    actions.look(Job(), session, ["stabn"])
+    return session
+
+
+def changes(session: actions.Session, **more: Any) -> dict[str, Any]:
+    """An edit that changes nothing, as the browser would send it, and `more`."""
+    from app.player import as_bytes, encoded
+
+    first = session.explanations["stabn"]
+    data = {
+        "clip": session.id,
+        "spatial": encoded(as_bytes(first.spatial, 0, 1)),
+        "temporal": json.loads(json.dumps(first.temporal.astype(float).tolist())),
+    }
+    return {**data, **more}
+
+
+class TestEdit:
+    def test_nothing_changed_is_the_same_answer_to_the_last_bit_of_the_maps(self, session):
+        np.testing.assert_allclose(actions.edit(session, changes(session)), session.first.probabilities, atol=1e-6)
+        assert session.edited is not None
+        np.testing.assert_array_equal(session.edited.spatial, session.first.spatial)
+
+    @pytest.mark.parametrize(("spatial", "temporal"), [(True, False), (False, True), (True, True)])
+    def test_inverting_is_that_of_the_study(self, session, model, spatial, temporal):
+        network = model.network.module
+        with torch.inference_mode():
+            features = network.extract(network.preprocess(session.clip.frames))
+            attention, _ = network.attend(features)
+            wanted = network.perceive(features, attention.invert(spatial, temporal))[0].softmax(0).numpy()
+        found = actions.edit(session, changes(session, invert_spatial=spatial, invert_temporal=temporal))
+        np.testing.assert_allclose(found, wanted, atol=1e-5)
+        assert np.abs(found - session.first.probabilities).max() > 1e-4
+
+    def test_only_the_perception_branch_runs(self, session, model, monkeypatch):
+        def never(*arguments: Any) -> None:
+            raise AssertionError("the backbone ran again")
+
+        monkeypatch.setattr(STABN, "extract", never)
+        monkeypatch.setattr(STABN, "attend", never)
+        half = actions.edit(session, changes(session, temporal=[0.5] * 4))
+        assert half.sum() == pytest.approx(1, abs=1e-5)
+
+    def test_what_is_painted_reaches_the_network(self, session):
+        values = np.zeros(session.first.spatial.shape, np.uint8)
+        dark = actions.edit(session, changes(session, spatial=base64.b64encode(values.tobytes()).decode()))
+        assert session.edited.spatial.max() < 0.5 / 255  # a value that rounds to what was painted is the network's own
+        assert np.abs(dark - session.first.probabilities).max() > 1e-4
+
+    def test_it_needs_no_turn_while_a_method_runs(self, session, model):
+        with model.lock:
+            actions.edit(session, changes(session))
+
+    def test_another_clip_is_refused(self, session):
+        with pytest.raises(guard.EditError, match="no longer open"):
+            actions.edit(session, changes(session, clip="somebody else's"))
+
+    @pytest.mark.parametrize("attention", ["spatial", "temporal"])
+    def test_a_network_with_one_attention(self, clip, tmp_path, attention):
+        session = actions.prepare(Job(), Model("one", classifier(tiny(attention))), clip, tmp_path)
+        actions.look(Job(), session, ["stabn"])
+        inverted = {f"invert_{attention}": True}
+        found = actions.edit(session, {**changes(session), **inverted})
+        assert np.abs(found - session.first.probabilities).max() > 1e-4
+
+    def test_without_attention_there_is_nothing_to_change(self, clip, tmp_path):
+        plain = Model("plain", classifier(tiny("none")))
+        assert plain.first == "grad_cam"
+        assert "stabn" not in plain.methods
+        session = actions.prepare(Job(), plain, clip, tmp_path)
+        actions.look(Job(), session, ["grad_cam"])
+        with pytest.raises(ValueError, match="no attention to change"):
+            actions.edit(session, {"clip": session.id})
+
+
+class TestLook:
+    def test_methods_explain_the_class_asked_about(self, session):
+        actions.look(Job(), session, ["stabn", "grad_cam", "random"], "down")
+        assert list(session.explanations) == ["stabn", "grad_cam", "random"]
+        assert {each.target for each in session.explanations.values()} == {1}
+
+    def test_one_that_cannot_is_told_beside_the_others(self, session):
+        actions.look(Job(), session, ["stabn", "cam", "lrp"])
+        assert set(session.explanations) | set(session.refused) == {"stabn", "cam", "lrp"}
+        assert "stabn" in session.explanations
+
+    @pytest.mark.parametrize("methods", [["no such"], ["stabn", "cam", "grad_cam", "random", "centre"]])
+    def test_unknown_and_too_many_are_refused(self, session, methods):
+        with pytest.raises(ValueError, match=r"there is no method|side by side"):
+            actions.look(Job(), session, methods)
+
+    def test_stopping_ends_a_method_at_its_next_pass_and_leaves_no_hook(self, session, model):
+        job = Job()
+        passes = []
+        handle = model.network.module.register_forward_pre_hook(
+            lambda *_: passes.append(len(passes) == 2 and job.stop.set())
+        )
+        with pytest.raises(Stopped):
+            actions.look(job, session, ["rise"])
+        handle.remove()
+        assert len(passes) <= 4
+        assert not model.lock.locked()
+        assert all(not each._forward_hooks and not each._forward_pre_hooks for each in model.network.module.modules())
+        assert list(session.explanations) == ["stabn"]  # what was on show stays
+
+    def test_a_stopped_job_does_not_wait_for_the_network(self, session, model):
+        job = Job()
+        with model.lock:
+            threading.Timer(0.2, job.stop.set).start()
+            with pytest.raises(Stopped):
+                actions.look(job, session, ["stabn"])
+
+    def test_stopping_the_reading_leaves_nothing(self, model, clip, tmp_path):
+        job = Job()
+        job.stop.set()
+        with pytest.raises(Stopped):
+            actions.prepare(job, model, clip, tmp_path)
+        assert not list(tmp_path.iterdir())
+
+    def test_scores_stand_beside_chance(self, session):
+        actions.look(Job(), session, ["stabn", "random"])
+        note = actions.score(Job(), session)
+        assert set(session.scores) == (
+            set() if note else {("stabn", session.first.target), ("random", session.first.target)}
+        )
+        for score in session.scores.values():
+            assert 0 <= score.deletion <= 1
+            assert 0 <= score.random_insertion <= 1
+
+
+class TestSessions:
+    def test_nobody_gets_what_is_not_theirs(self, session):
+        sessions = Sessions()
+        sessions.put("a", session)
+        assert sessions.get("a") is session
+        assert sessions.get("b") is None
+
+    def test_they_are_let_go_with_their_files(self, session):
+        sessions = Sessions(life=0.0)
+        sessions.put("a", session)
+        time.sleep(0.01)
+        sessions.sweep()
+        assert len(sessions) == 0
+        assert not session.folder.exists()
+
+    def test_a_closed_page_stops_its_work(self, session):
+        sessions = Sessions()
+        sessions.put("a", session)
+        job = sessions.job("a")
+        sessions.drop("a")
+        assert job.stop.is_set()
+        assert sessions.get("a") is None
+
+    def test_the_oldest_goes_when_there_are_too_many(self, model, clip, tmp_path):
+        sessions, made = Sessions(most=2), []
+        for key in "abc":
+            made.append(actions.prepare(Job(), model, clip, tmp_path))
+            sessions.put(key, made[-1])
+        assert [sessions.get(key) for key in "abc"] == [None, *made[1:]]
+
+    def test_a_new_job_stops_the_last_one(self):
+        sessions = Sessions()
+        first, second = sessions.job("a"), sessions.job("a")
+        assert first.stop.is_set()
+        assert not second.stop.is_set()
+        sessions.done("a", first)
+        assert sessions.stop("a")
+
+
+class TestKnownEvidence:
+    def test_an_upload_of_an_example_is_recognised(self, model, tmp_path):
+        made = actions.generated(tmp_path)
+        known = {actions.digest(example.path): example for example in made}
+        copy = tmp_path / "my upload.mp4"
+        copy.write_bytes(made[0].path.read_bytes())
+        session = actions.prepare(Job(), model, str(copy), tmp_path, known)
+        assert session.example == made[0].key
+        assert session.evidence is not None
+        assert session.evidence.mask.shape == (4, *session.clip.source_size)
+        actions.look(Job(), session, ["stabn"])
+        assert actions.evidence_scores(session, session.first)["energy"] > 0
+
+    def test_other_clips_have_none(self, session):
+        assert session.evidence is None
+        assert actions.evidence_scores(session, session.first) == {}
+
+
+@pytest.fixture(scope="module")
+def saved(weights: Path, clip: str, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """What a session of two methods is taken away as."""
+    folder = tmp_path_factory.mktemp("saved")
+    session = actions.prepare(Job(), Model(str(weights), classifier(tiny())), clip, folder)
+    actions.look(Job(), session, ["stabn", "grad_cam"])
+    actions.edit(session, changes(session, invert_temporal=True))
+    return actions.export(Job(), session)
+
+
+class TestTakeAway:
+    def test_the_files_are_those_of_the_command(self, saved):
+        names = {path.name for path in saved}
+        assert {"moving_block.zip", "overlay.mp4", "figure.png", "manifest.json", "what_if.npz"} <= names
+        assert {"stabn-explanation.npz", "grad_cam-explanation.npz"} <= names
+        with zipfile.ZipFile(saved[0]) as archive:
+            manifest = json.loads(archive.read("moving_block/manifest.json"))
+            assert "moving_block/moving_block.mp4" in archive.namelist()
+        assert manifest["video"]["path"] == "moving_block.mp4"  # not where this server keeps its uploads
+        assert list(manifest["methods"]) == ["stabn", "grad_cam"]
+
+    def test_they_open_again_as_they_were(self, saved, session, tmp_path):
+        actions.look(Job(), session, ["stabn", "grad_cam"])
+        again = actions.open_result(Job(), str(saved[0]), tmp_path)
+        assert again.model is None
+        assert not again.heat_in_video
+        for method, before in session.explanations.items():
+            after = again.explanations[method]
+            np.testing.assert_allclose(after.spatial, before.spatial, atol=1e-5)
+            np.testing.assert_allclose(after.probabilities, before.probabilities, atol=1e-5)
+            assert (after.scale, after.target, after.view) == (before.scale, before.target, before.view)
+        with pytest.raises(ValueError, match="saved result"):
+            actions.edit(again, {"clip": again.id})
+
+    def test_without_its_clip_the_overlay_is_shown(self, saved, tmp_path):
+        smaller = tmp_path / "smaller.zip"
+        with zipfile.ZipFile(saved[0]) as old, zipfile.ZipFile(smaller, "w") as new:
+            for name in old.namelist():
+                if not name.endswith("moving_block.mp4"):
+                    new.writestr(name, old.read(name))
+        again = actions.open_result(Job(), str(smaller), tmp_path)
+        assert again.heat_in_video
+        assert Path(again.playable).name == "overlay.mp4"
+
+    @pytest.mark.parametrize("what", ["no zip", "another zip", "a wrong manifest", "a pickle", "other shapes"])
+    def test_what_is_no_result_is_refused_and_leaves_nothing(self, saved, tmp_path, what):
+        path = tmp_path / "result.zip"
+        path.write_bytes(b"no zip")
+        if what != "no zip":
+            with zipfile.ZipFile(saved[0]) as old, zipfile.ZipFile(path, "w") as new:
+                for name in old.namelist():
+                    content = old.read(name)
+                    if what == "another zip" and name.endswith("manifest.json"):
+                        continue
+                    if what == "a wrong manifest" and name.endswith("manifest.json"):
+                        content = b'{"methods": {"stabn": 3}}'
+                    if name.endswith("explanation.npz") and what in ("a pickle", "other shapes"):
+                        bad = {"spatial": np.array([print], object)} if what == "a pickle" else {"spatial": np.ones(3)}
+                        content = _with(content, bad, tmp_path)
+                    new.writestr(name, content)
+        folder = tmp_path / "root"
+        folder.mkdir()
+        with pytest.raises(ValueError, match="no result of stabn-explain"):
+            actions.open_result(Job(), str(path), folder)
+        assert not list(folder.iterdir())
+
+    def test_a_bomb_is_not_unpacked(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(actions, "UNPACKED", 1_000_000)
+        path = tmp_path / "bomb.zip"
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr("a/manifest.json", b" " * 2_000_000)
+        assert path.stat().st_size < 10_000
+        with pytest.raises(ValueError, match="more than 1 MB"):
+            actions.open_result(Job(), str(path), tmp_path)
+
+
+def _with(packed: bytes, changed: Mapping[str, Any], folder: Path) -> bytes:
+    path = folder / "changed.npz"
+    path.write_bytes(packed)
+    with np.load(path) as old:
+        arrays = dict(old)
+    np.savez(path, **{**arrays, **changed})
+    return path.read_bytes()
+
+
+class TestShown:
+    def test_the_bytes_are_the_maps(self, session):
+        from app.player import shown
+
+        panel = shown(session).panels[0]
+        values = np.frombuffer(base64.b64decode(panel["spatial"]), np.uint8).reshape(session.first.spatial.shape)
+        np.testing.assert_allclose(values / 255, session.first.spatial, atol=0.5 / 255 + 1e-6)
+        assert np.array_equal(np.array(panel["temporal"], np.float32), session.first.temporal)
+
+    def test_old_and_new_stand_beside_each_other_and_a_new_best_class_is_among_them(self, session):
+        from app.player import rows
+
+        new = np.zeros(len(CLASSES), np.float32)
+        last = int(session.first.probabilities.argmin())
+        new[last] = 1
+        found = {row["index"]: row for row in rows(session, new)}
+        assert found[last]["new"] == 1
+        assert found[int(session.first.probabilities.argmax())]["old"] == pytest.approx(
+            session.first.probabilities.max()
+        )
+
+    def test_what_must_be_known_is_said(self, session):
+        from app.player import notes
+
+        told = " ".join(note["text"] for note in notes(session))
+        assert f"knows {len(CLASSES)} motions" in told
+        if session.first.probabilities.max() < 0.5:
+            assert "not sure" in told
+
+
+class TestPage:
+    def test_a_wrong_command_line_is_one_sentence(self, capsys):
+        from app.page import main
+
+        assert main(["--auth", "nobody"]) == 2
+        assert capsys.readouterr().err == "error: --auth needs a name and a password, USER:PASSWORD\n"
+
+    def test_the_menu_is_closed(self, weights):
+        models = actions.Models([str(weights)])
+        assert models[str(weights)].stabn is not None
+        with pytest.raises(ValueError, match="no model"):
+            models["/etc/passwd"]
+
+    def test_there_is_one_endpoint_and_it_explains(self, served, clip):
+        from gradio_client import Client, handle_file
+
+        client = Client(served, verbose=False)
+        assert list(client.view_api(return_format="dict")["named_endpoints"]) == ["/explain"]
+        found = client.predict(handle_file(clip), api_name="/explain")
+        assert len(found["temporal"]) == len(found["seconds"]) == 4
+        assert np.array(found["spatial"]).shape == (4, 4, 4)
+        assert found["top5"][0]["class"] in CLASSES
+        with pytest.raises(Exception, match="no method 'magic'"):
+            client.predict(handle_file(clip), method="magic", api_name="/explain")
+
+
+@pytest.fixture(scope="module")
+def served(weights: Path) -> Iterator[str]:
+    guard.prepare()
+    from app.layout import LOOK, build
+
+    demo = build([str(weights)], "cpu")
+    demo.launch(prevent_thread_lock=True, quiet=True, **guard.launch_arguments(actions.LIMITS), **LOOK)
+    yield demo.local_url
+    demo.close()
