@@ -12,7 +12,11 @@ demo: .venv/ready
 	$(BIN)/stabn-explain viz/clips/real.mp4 viz/clips/synthetic.mp4 --out viz --overwrite
 	@echo "Open viz/synthetic/overlay.mp4 and viz/real/overlay.mp4 in a browser or player; figure.png beside each one."
 
+# The tests of the page drive a real browser, Debian's; where it cannot be installed they are skipped.
 test: .venv/ready
+	command -v chromium > /dev/null || { test "$$(id -u)" = 0 && command -v apt-get > /dev/null && apt-get update -q && \
+	DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends chromium; } || \
+	echo 'chromium is missing, the tests in the browser are skipped: apt-get install chromium'
 	$(BIN)/python -m pytest
 
 # Everything that depends on the bundled weights or on the generator, made anew. The benchmark takes two hours on two

@@ -103,7 +103,9 @@ PYTHON = """
 from gradio_client import Client, handle_file
 
 client = Client("http://127.0.0.1:7860")  # the address of this page
-found = client.predict(handle_file("clip.mp4"), method="stabn", target="", model="{model}", api_name="/explain")
+found = client.predict(
+    handle_file("clip.mp4"), method="stabn", target="", model="{model}", api_name="/explain"
+)
 
 found["top5"]      # [{{"class": ..., "probability": ...}}, ...]
 found["spatial"]   # T x h x w: where
@@ -201,7 +203,7 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
 
         for update in _live(sessions, key, work, show=False):
             yield update, gr.skip()
-        yield gr.skip(), gr.Files([str(file) for file in made], visible=bool(made))
+        yield gr.skip(), gr.Files([str(file) for file in made], visible=bool(made), interactive=False)
 
     def open_result(path: str, request: gr.Request) -> Iterator[Any]:
         key = str(request.session_hash)
@@ -272,7 +274,7 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
 
     with gr.Blocks(title="stabn: where and when did it look?", **guard.blocks_arguments()) as demo:
         gr.HTML(HEAD, padding=False)
-        with gr.Tabs():
+        with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Explain"), gr.Row(elem_id="explain"):
                 with gr.Column(elem_id="input"):
                     clip = gr.Video(
@@ -298,7 +300,7 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
                         buttons=[],
                         elem_id="examples",
                     )
-                    with gr.Group():
+                    with gr.Group(elem_id="settings"):
                         name = gr.Dropdown(models.names, value=first.name, label="Network")
                         methods = gr.Dropdown(
                             _titles(first.methods),
@@ -313,13 +315,13 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
                         halt = gr.Button("Stop", elem_id="stop")
                 with gr.Column(elem_id="show"):
                     player = Player()
-                    with gr.Row(elem_id="take"):
-                        take = gr.Button("Make the files to take away", elem_id="make", size="sm")
-                        again = gr.UploadButton(
-                            "Open a saved result (zip)", file_types=[".zip"], elem_id="again", size="sm"
-                        )
-                    files = gr.Files(label="Files", visible=False, interactive=False, elem_id="files")
-            with gr.Tab("What the numbers mean"):
+                with gr.Column(elem_id="take"):
+                    take = gr.Button("Make the files to take away", elem_id="make", size="sm")
+                    again = gr.UploadButton(
+                        "Open a saved result (zip)", file_types=[".zip"], elem_id="again", size="sm"
+                    )
+                    files = gr.Files(label="Files", show_label=False, visible=False, interactive=False, elem_id="files")
+            with gr.Tab("What it means"):
                 gr.Markdown(MEANING.format(frames=first.network.frames), elem_classes="words")
             with gr.Tab("From Python"):
                 text = PYTHON.format(model=first.name, methods=", ".join(f"`{method}`" for method in first.methods))

@@ -31,6 +31,7 @@ const base64 = (array) => {
 const tables = Object.fromEntries(Object.entries(props.colours || {}).map(([name, text]) => [name, bytes(text)]));
 const clamp = (x, low, high) => Math.min(high, Math.max(low, x));
 const percent = (p) => (p > 0 && p < 0.005 ? "< 1 %" : `${Math.round(100 * p)} %`);
+const finely = (p) => (100 * p).toFixed(1);
 const number = (x) => (Math.abs(x) < 0.01 && x ? x.toExponential(0) : x.toFixed(2).replace("-", "−"));
 const node = (tag, name, text) => {
   const made = document.createElement(tag);
@@ -257,7 +258,7 @@ function layout() {  // sizes the panels so that all fit the stage
   if (!panels.length) return;
   const [tall, wide] = facts.size, room = $(".panels").clientWidth, gap = 10;
   const columns = panels.length === 1 || room < 460 ? 1 : 2;
-  const most = panels.length === 1 ? 380 : room < 460 ? 340 : 270;
+  const most = room < 460 ? 340 : panels.length === 1 ? clamp(0.38 * innerHeight, 280, 400) : 270;
   const width = Math.floor(Math.min((room - gap * (columns - 1)) / columns, (most * wide) / tall));
   const height = Math.round((width * tall) / wide), ratio = Math.min(2, devicePixelRatio || 1);
   $(".panels").style.gridTemplateColumns = `repeat(${columns}, ${width}px)`;
@@ -465,17 +466,15 @@ function scores(panel) {
   const list = node("dl", "scores"), score = panel.score;
   list.dataset.scores = score ? "ready" : "none";
   if (!score) return list;
-  const chance = (score.random_deletion + score.random_insertion) / 2;
-  for (const [name, value, state, said] of [
-    ["Deletion ↓", score.deletion, score.deletion < score.random_deletion ? "good" : "bad",
+  for (const [name, value, chance, beats, said] of [
+    ["Deletion ↓", score.deletion, score.random_deletion, score.deletion < score.random_deletion,
       `Area under the class's probability while what the map ranks highest is replaced first (${score.baseline}): lower is better`],
-    ["Insertion ↑", score.insertion, score.insertion > score.random_insertion ? "good" : "bad",
+    ["Insertion ↑", score.insertion, score.random_insertion, score.insertion > score.random_insertion,
       `The same while what the map ranks highest is put in first (${score.baseline}): higher is better`],
-    ["random", chance, "", "The same in random orders: what a map must beat"],
   ]) {
     const item = node("div");
-    item.title = said;
-    item.append(node("dt", "", name), node("dd", state, number(value)));
+    item.title = `${said}. In random orders it is ${number(chance)}: what a map must beat`;
+    item.append(node("dt", "", name), node("dd", beats ? "good" : "bad", number(value)), node("dd", "", `random ${number(chance)}`));
     list.append(item);
   }
   return list;
@@ -492,7 +491,7 @@ function truth() {
     return row;
   };
   const value = (x, unit) => (x === undefined ? "–" : number(x) + unit);
-  $(".truth thead").replaceChildren(line("th", ["", "heat on what acts", "weights on the action (AUC)"]));
+  $(".truth thead").replaceChildren(line("th", ["", "heat on what acts", "weights (AUC)"]));
   $(".truth tbody").replaceChildren(
     ...panels.map((panel) => line("td", [panel.title, value(panel.evidence.energy, "×"), value(panel.evidence.auc, "")])),
     line("td", ["chance", "1.00×", "0.50"], "chance"));
@@ -506,7 +505,7 @@ function fill(rows) {
   $(".best").classList.toggle("other", best.index !== was.index);
   $(".changed").hidden = !changed;
   if (changed) $(".changed").textContent = best.index === was.index
-    ? `What if: still this, ${percent(was.old)} → ${percent(best.new)}` : `What if: no longer ${was.name}`;
+    ? `What if: still this, ${finely(was.old)} → ${finely(best.new)} %` : `What if: no longer ${was.name}`;
   mark("best", best.index);
   mark("changed", changed);
   $(".classes").replaceChildren(...rows.map((row) => {
@@ -520,7 +519,7 @@ function fill(rows) {
     const top = node("span", "row");
     top.append(node("span", "name", row.name));
     const value = node("span", "value", percent(changed ? row.new : row.old));
-    if (changed && percent(row.old) !== percent(row.new)) value.prepend(node("s", "", percent(row.old)), " ");
+    if (changed && percent(row.old) !== percent(row.new)) value.prepend(node("span", "was", `${percent(row.old)} → `));
     top.append(value);
     const track = node("span", "track"), before = node("i", "before"), after = node("i", "after");
     before.style.width = `${row.old < 0.005 ? 0 : 100 * row.old}%`;
@@ -633,7 +632,8 @@ function paintDown(event, panel) {
   keep();
   stroke = "paint";
   const k = frameAt(now());
-  if (set.reach === "frame") seek(facts.times[k] + 1e-3);  // what is painted on is what is seen
+  // What is painted on is what is seen.
+  if (set.reach === "frame" && Math.abs(now() - facts.times[k]) > 0.02) seek(facts.times[k] + 1e-3);
   const move = (e) => { paint(panel, k, e); edited(); };
   panel.canvas.setPointerCapture(event.pointerId);
   panel.canvas.addEventListener("pointermove", move);
@@ -818,6 +818,15 @@ function status(told) {
   $(".status .track i").style.width = `${100 * (told.share || 0)}%`;
   problem(told.error ? told.text : "");
 }
+
+// Clips that only the server can play are no error: the page converts them. Gradio's preview would say so.
+document.addEventListener("error", (event) => {
+  const preview = event.target.closest?.("#clip");
+  if (!preview || event.target.tagName !== "VIDEO") return;
+  event.stopImmediatePropagation();
+  preview.classList.add("unseen");
+}, true);
+document.addEventListener("loadstart", (event) => event.target.closest?.("#clip")?.classList.remove("unseen"), true);
 
 for (const name of Object.keys(set)) choose(name, set[name]);
 mark("busy", false);

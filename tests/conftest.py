@@ -1,8 +1,10 @@
-"""Tiny videos whose every frame is known, made by PyAV itself (not by the code under test)."""
+"""Tiny videos whose every frame is known, made by PyAV itself (not by the code under test), and a browser."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import shutil
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,29 @@ def encode(
                 output.mux(sound.encode(piece))
             output.mux(sound.encode(None))
     return path
+
+
+FLAGS = [
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--mute-audio"),
+    *("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream"),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, driven by Playwright. Where it is missing the test is skipped, or fails if
+    STABN_BROWSER=required, which CI sets."""
+    from playwright.sync_api import sync_playwright
+
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        missing = pytest.fail if os.environ.get("STABN_BROWSER") == "required" else pytest.skip
+        missing("chromium is not installed: apt-get install chromium")
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture

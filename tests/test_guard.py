@@ -25,7 +25,7 @@ import pytest
 import torch
 from conftest import pattern
 
-from app import guard, reader
+from app import actions, guard, reader
 from app.reader import Limits, apart, read_upload
 from stabn.checkpoint import save
 from stabn.model import STABN, Config
@@ -34,7 +34,6 @@ from stabn.video import Clip, VideoError, probe, read_clip
 Make = Callable[..., Path]
 SECRET = "a secret of this server"
 ASKED: set[str] = set()  # the hosts that this process, which is the server, connected to or looked up
-BROWSER = ["--no-sandbox", "--disable-gpu", "--mute-audio", "--disable-background-networking", "--disable-quic"]
 HARMED = "document.body.dataset.harmed = 1"
 CLASSES = [f'<img src=x onerror="{HARMED}">', f"${{{HARMED}}}", f"{{{{{HARMED}}}}}"]
 
@@ -253,25 +252,24 @@ def test_3_templates_are_static(served: Served) -> None:
             assert page.value.lstrip().startswith("<")
 
 
-def test_3_names_and_labels_are_text(served: Served, make_video: Make, tmp_path: Path) -> None:
-    sync_api = pytest.importorskip("playwright.sync_api")
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("no Chromium here")
-    clip = make_video("clip.mp4").rename(tmp_path / f"{CLASSES[0].replace(' ', '')}${{{HARMED}}}.mp4")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=BROWSER)
-        page = browser.new_page()
-        page.goto(f"http://127.0.0.1:{served.port}")
-        page.locator("#clip input[type=file]").first.set_input_files(clip)
-        page.locator("#clip video").wait_for()
-        page.locator("#run").click()
-        page.locator("#player [data-state=ready]").wait_for()
-        for name in CLASSES:
-            sync_api.expect(page.locator("#player")).to_contain_text(name)
-        assert page.evaluate("document.body.dataset.harmed") is None
-        assert page.locator("img[src=x]").count() == 0
-        browser.close()
+def test_3_names_and_labels_are_text(browser: Any, served: Served, make_video: Make, tmp_path: Path) -> None:
+    name = f"{CLASSES[0].replace(' ', '')}${{{HARMED}}}.mp4"
+    clip = make_video("clip.mp4").rename(tmp_path / name)
+    page = browser.new_page()
+    page.set_default_timeout(60_000)
+    page.goto(f"http://127.0.0.1:{served.port}")
+    page.locator("#clip input[type=file]").first.set_input_files(clip)
+    page.locator("#clip video").wait_for()
+    page.locator("#run").click()
+    page.locator("#player [data-state=ready]").wait_for()
+    said = page.locator("#player").text_content()
+    assert all(each in said for each in CLASSES)
+    assert "onerror" in page.locator(".facts").text_content()  # of the file's name, as gradio keeps it
+    assert page.evaluate("document.body.dataset.harmed") is None
+    assert page.locator("img[src=x]").count() == 0
+    page.evaluate("(text) => { document.body.insertAdjacentHTML('beforeend', text); }", CLASSES[0])
+    page.wait_for_function("document.body.dataset.harmed")  # what would have happened
+    page.close()
 
 
 def test_4_a_reply_about_a_part_of_a_file_keeps_no_secret(served: Served, tmp_path: Path) -> None:
@@ -426,6 +424,32 @@ def test_7_work_is_bounded_before_decoding(
         read_upload(path, 4, 32, replace(Limits(), **limits), folder=folder)
     assert str(tmp_path) not in str(error.value)
     assert not list(folder.iterdir())
+
+
+def test_7_the_queue_is_bounded(served: Served, monkeypatch: pytest.MonkeyPatch, make_video: Make) -> None:
+    path, gate = served.uploaded(make_video("clip.mp4")), threading.Event()
+
+    def prepare(*arguments: Any) -> None:
+        gate.wait(60)
+        raise ValueError("the end")
+
+    def join(session: str) -> int:
+        return served.post("/gradio_api/queue/join", {**run, "session_hash": session})[0]
+
+    config = json.loads(served.ask("GET", "/config")[2])
+    target = next(each["id"] for each in config["components"] if each["props"].get("elem_id") == "run")
+    number = next(each["id"] for each in config["dependencies"] if [target, "click"] in each["targets"])
+    run = {"data": [file_data(path), str(served.weights), ["stabn"]], "fn_index": number, "trigger_id": target}
+    most = guard.queue_arguments()["max_size"]
+    with monkeypatch.context() as patch:
+        patch.setattr(actions, "prepare", prepare)
+        statuses = [join(f"flood{i}") for i in range(most + 10)]
+        gate.set()
+        assert 503 in statuses  # "busy, try again" is what the page makes of it
+        assert statuses.count(200) <= most + 2  # those that wait, and those that run
+        for i in [i for i, status in enumerate(statuses) if status == 200]:
+            assert b"the end" in served.ask("GET", f"/gradio_api/queue/data?session_hash=flood{i}")[2]
+    assert "panels" in served.click_run(file_data(path), "afterwards")
 
 
 def test_8_nothing_is_offered_but_the_page(served: Served) -> None:
