@@ -131,7 +131,7 @@ def run(options: Options) -> dict[str, Any]:
         "rows": rows,
         "segments": options.segments,
     }
-    finished, done = folder.begin(study, options.overwrite)
+    finished, done = folder.begin(study, source.numbers, options.overwrite)
     if finished:
         return finished
     asked = inversion.conditions(rows)

@@ -216,7 +216,7 @@ def run(options: Options) -> dict[str, Any]:
         "layer": network.layer,
         "precision": network.precision,
     }
-    finished, records = folder.begin(study, options.overwrite)
+    finished, records = folder.begin(study, source.numbers, options.overwrite)
     if finished:
         return finished
     pending = [number for number in source.numbers if number not in records]
@@ -245,7 +245,7 @@ def run(options: Options) -> dict[str, Any]:
     folder.write("benchmark.md", "\n".join(report.markdown(result)).encode())
     folder.write("benchmark.png", report.chart(result))
     folder.write("benchmark.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
-    os.replace(folder.partial, folder.path / "benchmark.clips.jsonl")
+    os.replace(folder.partial, folder.clips)
     return result
 
 

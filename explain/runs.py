@@ -47,33 +47,42 @@ class Folder:
         if not above.is_dir() or not os.access(above, os.W_OK):
             raise UsageError(f"--out {self.path} cannot be written: {above} is a file or is write-protected")
 
-    def begin(self, study: dict[str, Any], overwrite: bool) -> tuple[dict[str, Any] | None, dict[int, Record]]:
-        """The finished result, or the records by clip of an unfinished run, whose file is now ready to be added to.
+    @property
+    def clips(self) -> Path:
+        """Where a program may keep the finished records, in the form of `partial`."""
+        return self.path / f"{self.name}.clips.jsonl"
+
+    def begin(
+        self, study: dict[str, Any], numbers: Sequence[int], overwrite: bool
+    ) -> tuple[dict[str, Any] | None, dict[int, Record]]:
+        """The finished result; or None and the records that there are of the clips `numbers`, by clip, with a file that
+        is ready to be added to. A run over fewer clips of the same data, finished or not, goes on to more.
 
         Raises UsageError if there are results of another `study`, what decides the records.
         """
         finished = self.path / f"{self.name}.json"
-        lines: list[bytes] = []
-        if self.partial.exists() and not overwrite:
-            lines = [line for line in self.partial.read_bytes().splitlines(keepends=True) if line.endswith(b"\n")]
-        if lines:
-            try:
-                header, *records = map(json.loads, lines)
-            except ValueError:
-                raise UsageError(f"{self.partial} is damaged: pass --overwrite to begin anew") from None
-            _same(self.partial, header, study)
-            os.truncate(self.partial, sum(map(len, lines)))  # the end of a record that was being written
-            return None, {record["clip"]: record for record in records}
-        if finished.exists() and not overwrite:
+        source, lines = self.partial, [] if overwrite else _lines(self.partial)
+        if not lines and not overwrite and finished.exists():
             try:
                 result = json.loads(finished.read_text("utf-8"))
-                _same(finished, result["study"], study)
+                more = _of_fewer(result["study"], study) and self.clips.exists()
+                if not more:
+                    _same(finished, result["study"], study)
+                    return result, {}
             except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
                 raise UsageError(f"{finished} is no result of {self.program}: pass --overwrite to replace it") from None
-            return result, {}
+            source, lines = self.clips, _lines(self.clips)
+        try:
+            header, *found = map(json.loads, lines or [json.dumps(study).encode()])
+            records = {record["clip"]: record for record in found}
+        except (ValueError, KeyError, TypeError):
+            raise UsageError(f"{source} is damaged: pass --overwrite to begin anew") from None
+        if not _of_fewer(header, study):
+            _same(source, header, study)
+        records = {number: records[number] for number in numbers if number in records}
         self.path.mkdir(parents=True, exist_ok=True)
-        self.write(self.partial.name, (json.dumps(study) + "\n").encode())
-        return None, {}
+        self.write(self.partial.name, "".join(json.dumps(each) + "\n" for each in (study, *records.values())).encode())
+        return None, records
 
     def collect(self, batches: Batches, records: dict[int, Record], total: int, quiet: bool) -> list[Record]:
         """All records in the order of clips, those of `batches` kept as they come, beside a progress bar.
@@ -115,6 +124,24 @@ class Folder:
             os.replace(temporary, self.path / name)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _lines(path: Path) -> list[bytes]:
+    """The whole lines of a file, if it is there; the last may have been cut off while it was written."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith(b"\n")]
+
+
+def _of_fewer(found: Any, study: dict[str, Any]) -> bool:
+    """Whether a study is of the same as another one, but of fewer clips."""
+    try:
+        clips = found["data"]["clips"]
+        return (
+            clips < study["data"]["clips"]
+            and found | {"data": found["data"] | {"clips": study["data"]["clips"]}} == study
+        )
+    except (KeyError, TypeError):
+        return False
 
 
 def _same(path: Path, found: Any, study: dict[str, Any]) -> None:

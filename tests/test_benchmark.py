@@ -304,7 +304,7 @@ class TestCommand:
         assert capsys.readouterr().out == first
         assert run("--clips", 2, "--quiet") == 0
         assert capsys.readouterr().out == ""
-        assert run("--clips", 3) == 2
+        assert run("--clips", 1) == 2
         error = capsys.readouterr().err
         assert "made with other data" in error
         assert "--overwrite" in error
@@ -390,6 +390,22 @@ class TestResume:
         monkeypatch.setattr(benchmark, "look", look)
         assert run("--clips", 4, "--out", tmp_path / "whole") == 0
         assert untimed(tmp_path / "out") == untimed(tmp_path / "whole")
+
+    def test_a_run_over_fewer_clips_goes_on_to_more(self, run: Run, tmp_path: Path, monkeypatch: Any) -> None:
+        seen: list[int] = []
+
+        def counting(network: Any, item: Item, plan: Plan) -> Any:
+            seen.append(item.number)
+            return look(network, item, plan)
+
+        monkeypatch.setattr(benchmark, "look", counting)
+        assert run("--clips", 2) == 0
+        assert run("--clips", 3) == 0
+        assert seen == [0, 1, 2]
+        assert listing(tmp_path / "out") == FILES
+        assert run("--clips", 3, "--out", tmp_path / "whole") == 0
+        assert untimed(tmp_path / "out") == untimed(tmp_path / "whole")
+        assert run("--clips", 4, "--orders", 3) == 2
 
     def test_damage_is_refused_and_overwritten_on_request(
         self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
