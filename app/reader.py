@@ -240,7 +240,7 @@ def _confine(limits: Limits) -> None:
 def _read(path: str, name: str, frames: int, size: int | None, scratch: str, limits: dict[str, Any]) -> dict[str, Any]:
     """Runs in the worker: the pixels go to `scratch`/frames, a converted clip to `scratch`/playable.mp4."""
     allowed = Limits(**limits)
-    video.MAX_PIXELS = allowed.pixels  # of this process only: what is larger is not opened
+    video.MAX_PIXELS, video.MAX_FRAMES = allowed.pixels, allowed.frames  # of this process only
     try:
         plays = _judge(path, allowed)
         info = probe(path)
@@ -269,7 +269,7 @@ def _read(path: str, name: str, frames: int, size: int | None, scratch: str, lim
 
 def _judge(path: str, limits: Limits) -> bool:
     """Whether browsers play a file as it is, from its header; VideoError if that promises more than is allowed."""
-    with video._opened(path) as (container, stream):
+    with video.opened(path) as (container, stream):
         length = (container.duration or 0) / 1e6 or float((stream.duration or 0) * (stream.time_base or 0))
         _bound(path, limits, length, stream.frames, (stream.height, stream.width))
         late = abs(float((stream.start_time or 0) * (stream.time_base or 0))) > LATE

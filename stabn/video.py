@@ -18,6 +18,7 @@ import os
 import re
 import secrets
 import stat
+import sys
 from bisect import bisect_right
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -39,6 +40,7 @@ PICTURES = "jpeg_pipe,png_pipe,bmp_pipe,webp_pipe"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 FOLDER_FPS = 12.0  # frames/s of a folder of images: the rate of Something-Something V1
 MAX_PIXELS = 8192 * 8192  # per frame: bounds the memory that a header can ask for
+MAX_FRAMES = sys.maxsize  # per file: a server bounds its work by it
 TIMEOUT = 10.0  # seconds for opening a file and for each read
 TICK = Fraction(1, 90_000)  # seconds, time base of written videos: keeps any frame rate to 6 microseconds
 SEEK = 16  # frames: jumping over fewer costs more than decoding them
@@ -113,11 +115,12 @@ def probe(path: PathLike, *, fps: float = FOLDER_FPS) -> VideoInfo:
     name = os.fsdecode(path)
     if os.path.isdir(name):
         return _probe_folder(name, _rate("fps", fps))
-    with _opened(name) as (container, stream):
+    with opened(name) as (container, stream):
         stream.thread_type = "SLICE"  # frame threads read far ahead before they give the first frame
         first: av.VideoFrame | None = None
         stamps: list[tuple[int, int]] = []
         keys: list[tuple[int, int]] = []
+        packets = 0
         promised, matroska = stream.frames, "matroska" in container.format.name
         complete = not (container.format.name == "avi" and stream.codec_context.has_b_frames)
         for packet in _packets(container, stream):
@@ -125,6 +128,7 @@ def probe(path: PathLike, *, fps: float = FOLDER_FPS) -> VideoInfo:
                 first = next(iter(_decoded(packet) or ()), None)
             if not packet.size:
                 continue
+            packets += 1
             if packet.is_discard:
                 promised -= 1  # cut away by an edit list: never shown
             elif packet.pts is None:
@@ -133,6 +137,8 @@ def probe(path: PathLike, *, fps: float = FOLDER_FPS) -> VideoInfo:
                 stamps.append((packet.pts, packet.duration or 0))
                 if packet.is_keyframe:  # Matroska's index is by pts, that of the others by dts
                     keys.append((packet.pts, packet.pts if packet.dts is None or matroska else packet.dts))
+        if packets > MAX_FRAMES:  # before all of them are decoded
+            raise VideoError(name, f"has {packets} frames: at most {MAX_FRAMES} are read")
         rate = stream.average_rate or stream.guessed_rate or 25
         codec = stream.codec_context.codec.canonical_name
         info = _described(name, first, codec, bool(container.streams.audio))
@@ -360,7 +366,7 @@ def _audio(source: PathLike | VideoInfo | None, output: OutputContainer) -> Gene
     info = source if isinstance(source, VideoInfo) or source is None else probe(source)
     if info is None or not info.has_audio:
         return
-    with _opened(info.path) as (container, _):
+    with opened(info.path) as (container, _):
         stream = container.streams.audio[0]
         context, base = stream.codec_context, stream.time_base or TICK
         if context is None:
@@ -404,7 +410,7 @@ def _saying(path: str, what: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _opened(path: str, formats: str = CONTAINERS) -> Iterator[tuple[InputContainer, Any]]:
+def opened(path: str, formats: str = CONTAINERS) -> Iterator[tuple[InputContainer, Any]]:
     """The container and the video stream of a regular local file in one of `formats`."""
     try:
         facts = os.stat(path)
@@ -472,7 +478,7 @@ def _pictures(
                     raise VideoError(info.files[index], sizes.format(*_shown(frame), *info.source_size))
                 yield index, frame
         return
-    with _opened(info.path) as (container, stream):
+    with opened(info.path) as (container, stream):
         stream.thread_type = "AUTO"
         if wanted is None:
             frames = _stream(info, container, stream, start)
@@ -533,7 +539,7 @@ def _key(info: VideoInfo, goal: int | None) -> tuple[int, int] | None:
 
 
 def _picture(path: str) -> av.VideoFrame | None:
-    with contextlib.suppress(VideoError), _opened(path, PICTURES) as (container, stream):
+    with contextlib.suppress(VideoError), opened(path, PICTURES) as (container, stream):
         frames = (frame for packet in _packets(container, stream) for frame in _decoded(packet) or ())
         return next(frames, None)
     return None

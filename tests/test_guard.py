@@ -27,6 +27,7 @@ from conftest import pattern
 
 from app import actions, guard, reader
 from app.reader import Limits, apart, read_upload
+from stabn import video
 from stabn.checkpoint import save
 from stabn.model import STABN, Config
 from stabn.video import Clip, VideoError, probe, read_clip
@@ -709,8 +710,23 @@ class TestReader:
         path = make_video("webcam.webm", codec="libvpx", live="1")
         upload = read_upload(path, 4, 32, folder=tmp_path)
         assert upload.clip.frame_count == 12
-        with pytest.raises(VideoError, match="has 12 frames: clips"):  # no header tells, the packets do
+        with pytest.raises(VideoError, match="has 12 frames: at most 5"):  # no header tells, the packets do
             read_upload(path, 4, 32, Limits(frames=5), folder=tmp_path)
+
+    def test_an_avi_is_not_decoded_to_learn_that_it_has_too_many_frames(
+        self, make_video: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        path = make_video("clip.avi", bf="2")  # only decoding tells the order of these frames
+        content = bytearray(path.read_bytes())
+        for box, at in ((b"avih", 8 + 16), (b"strh", 8 + 32)):  # and both headers promise only two
+            start = content.index(box) + at
+            assert int.from_bytes(content[start : start + 4], "little") == 12
+            content[start : start + 4] = (2).to_bytes(4, "little")
+        path.write_bytes(content)
+        monkeypatch.setattr(video, "_scan", pytest.fail)
+        monkeypatch.setattr(video, "MAX_FRAMES", 5)
+        with pytest.raises(VideoError, match="has 12 frames: at most 5"):
+            probe(path)
 
     def test_a_header_that_lies_about_the_size_of_frames(self, make_video: Make, tmp_path: Path) -> None:
         path = make_video("clip.mp4", pattern(12, 480, 640))
