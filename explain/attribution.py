@@ -190,31 +190,35 @@ def guided_grad_cam(network: Classifier, clip: Clip, target: int | None, *, laye
 
 
 # Layer-wise relevance propagation. Between two functions flows the relevance of the values there; its sum is kept,
-# but for what biases take.
+# but for what biases and the stabiliser take.
 
 
 class _Shared(torch.autograd.Function):
     """z = op(x), whose relevance goes back to x in the shares that x_i has in z' = shares(x)."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, op: Callable[[Tensor], Tensor], shares: Callable[[Tensor], Tensor]) -> Tensor:
-        ctx.shares = shares
+    def forward(
+        ctx: Any, x: Tensor, op: Callable[[Tensor], Tensor], shares: Callable[[Tensor], Tensor], epsilon: float
+    ) -> Tensor:
+        ctx.shares, ctx.epsilon = shares, epsilon
         ctx.save_for_backward(x)
         return op(x)
 
     @staticmethod
-    def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor, None, None, None]:
         x = ctx.saved_tensors[0].detach().requires_grad_()
         with torch.enable_grad():
             z = ctx.shares(x)
-        return x.detach() * torch.autograd.grad(z, x, relevance[0] / _nonzero(z.detach()))[0], None, None
+        share = relevance[0] / _away_from_zero(z.detach(), ctx.epsilon)
+        return x.detach() * torch.autograd.grad(z, x, share)[0], None, None, None
 
 
 class _Sum(torch.autograd.Function):
     """a + b, whose relevance is divided between the two as they are."""
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor, inplace: bool) -> Tensor:
+    def forward(ctx: Any, a: Tensor, b: Tensor, inplace: bool, epsilon: float) -> Tensor:
+        ctx.epsilon = epsilon
         ctx.save_for_backward(a.clone() if inplace else a, b)
         if not inplace:
             return a + b
@@ -222,10 +226,10 @@ class _Sum(torch.autograd.Function):
         return a.add_(b)
 
     @staticmethod
-    def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *relevance: Tensor) -> tuple[Tensor, Tensor, None, None]:
         a, b = ctx.saved_tensors
-        share = relevance[0] / _nonzero(a + b)
-        return (a * share).sum_to_size(a.shape), (b * share).sum_to_size(b.shape), None
+        share = relevance[0] / _away_from_zero(a + b, ctx.epsilon)
+        return (a * share).sum_to_size(a.shape), (b * share).sum_to_size(b.shape), None, None
 
 
 class _Passed(torch.autograd.Function):
@@ -243,8 +247,10 @@ class _Passed(torch.autograd.Function):
         return relevance[0], None
 
 
-def _nonzero(z: Tensor) -> Tensor:
-    return z + torch.where(z < 0, -1e-9, 1e-9)
+def _away_from_zero(z: Tensor, epsilon: float) -> Tensor:
+    """z, further from 0 by a share `epsilon` of its mean magnitude: where large summands cancel, dividing by what is
+    left would multiply relevance without end."""
+    return z + torch.where(z < 0, -1, 1) * (epsilon * z.abs().mean() + 1e-9)
 
 
 CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
@@ -262,9 +268,9 @@ MOVES = (  # values only change places, so that the gradient is the rule
 class _Relevance(TorchFunctionMode):
     """The rules of LRP for what networks of convolutions call; ValueError for anything else on the way."""
 
-    def __init__(self, gamma: float) -> None:
+    def __init__(self, gamma: float, epsilon: float) -> None:
         super().__init__()
-        self.gamma = gamma
+        self.gamma, self.epsilon = gamma, epsilon
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -279,14 +285,14 @@ class _Relevance(TorchFunctionMode):
         if name in ("relu", "relu_") and carrying:
             return _Passed.apply(args[0], name == "relu_" or kwargs.get("inplace", len(args) > 1 and args[1]))
         if name in ("add", "add_") and carrying == [0, 1] and not kwargs:
-            return _Sum.apply(args[0], args[1], name == "add_")
+            return _Sum.apply(args[0], args[1], name == "add_", self.epsilon)
         if name in CONVOLUTIONS and carrying == [0] and not kwargs:
             return self._convolved(func, *args)
         if name == "batch_norm" and carrying == [0] and hasattr(args[0], "convolution"):
             return self._convolved(*_merged(args[0].convolution, *args[1:], **kwargs))
         if name in LINEAR and len(carrying) == 1:
             before, x, after = args[: carrying[0]], args[carrying[0]], args[carrying[0] + 1 :]
-            return _Shared.apply(x, *2 * [lambda x: func(*before, x, *after, **kwargs)])
+            return _Shared.apply(x, *2 * [lambda x: func(*before, x, *after, **kwargs)], self.epsilon)
         result = func(*args, **kwargs)
         if isinstance(result, Tensor) and result.requires_grad:
             what = f"{name!r} of two activations" if name in LINEAR else repr(name)
@@ -301,8 +307,8 @@ class _Relevance(TorchFunctionMode):
         favoured = weight + gamma * weight.clamp(min=0)
         shift = None if bias is None else bias + gamma * bias.clamp(min=0)
         z = _Shared.apply(
-            x, lambda x: conv(x, weight, bias, *rest), lambda x: conv(x, favoured, shift, *rest)
-        )  # fmt: skip
+            x, lambda x: conv(x, weight, bias, *rest), lambda x: conv(x, favoured, shift, *rest), self.epsilon
+        )
         z.convolution = conv, x, weight, bias, rest
         return z
 
@@ -326,15 +332,19 @@ def _merged(
     return (conv, x, merged, after if bias is None else after + bias, *rest)
 
 
-def lrp(network: Classifier, clip: Clip, target: int | None, *, gamma: float = 0.25) -> Explanation:
+def lrp(
+    network: Classifier, clip: Clip, target: int | None, *, gamma: float = 0.25, epsilon: float = 0.1
+) -> Explanation:
     """Layer-wise relevance propagation, sum of the channels, signed (Bach et al. 2015; composite of Montavon et al.
     2019): the gamma rule in convolutions behind a ReLU, merged with their batch norm, else the epsilon rule.
 
-    Values are shares of the logit. Attention (a sigmoid) is taken as a constant factor. ValueError for networks that
-    call what has no rule, such as transformers. `gamma` 0 is the epsilon rule everywhere.
+    Values are shares of the logit, less what `epsilon`, a share of the mean magnitude of a layer's values, takes up:
+    without it residual sums whose summands cancel give thousands of times the logit, with both signs. Attention (a
+    sigmoid) is taken as a constant factor. ValueError for networks that call what has no rule, such as transformers.
+    `gamma` 0 is the epsilon rule everywhere.
     """
     question = _ask(network, clip, target)
-    with _Relevance(gamma):
+    with _Relevance(gamma, epsilon):
         logits = question.logits(question.inputs)
     question.answered(logits)
     score = logits[0, question.target]

@@ -89,7 +89,9 @@ class Options(NetworkOptions):
     orders: Annotated[int, _option("N", "default: 5")] = 5
     """Random orders that deletion and insertion are compared with."""
     baseline: Annotated[str, _option("blur|mean|zero", "default: blur")] = "blur"
-    """What replaces removed parts when scores are taken."""
+    """What replaces removed cells when scores are taken."""
+    frame_baseline: Annotated[str, _option("freeze|blur|mean|zero", "default: freeze")] = "freeze"
+    """What replaces removed frames; freeze is the nearest frame that is kept."""
     precision: Annotated[str, _option("bf16|fp32", "default: bf16")] = "bf16"
     """Of passes that need no gradient; fp32 takes up to four times as long."""
     out: Annotated[Path, _option("FOLDER", "default: benchmark")] = Path("benchmark")
@@ -143,7 +145,7 @@ def command(options: Options) -> str:
     for each in fields(Options):
         value = getattr(options, each.name)
         if value != each.default and each.name not in ("out", "processes", "device", "overwrite", "quiet", "json"):
-            said.append(f"--{each.name} {value}")
+            said.append(f"--{each.name.replace('_', '-')} {value}")
     return " ".join(said)
 
 
@@ -161,6 +163,7 @@ class Plan(NamedTuple):
     curve: int
     orders: int
     baseline: str
+    frame_baseline: str
 
     def options(self, method: str, seed: int) -> dict[str, Any]:
         """Those of a method; where there is chance it is another one for each clip."""
@@ -205,7 +208,7 @@ def run(options: Options) -> dict[str, Any]:
         raise UsageError(str(error)) from None
     plan = Plan(
         tuple(methods), tuple(scores), named, options.samples, options.steps, options.curve, options.orders,
-        options.baseline,
+        options.baseline, options.frame_baseline,
     )  # fmt: skip
     study = {
         "program": PROGRAM,
@@ -269,9 +272,14 @@ def _checked(options: Options) -> list[str]:
         value = getattr(options, name)
         if value is not None and value < least:
             raise UsageError(f"--{name} is {value}, it must be {least} or more")
-    for name, allowed in (("precision", ("bf16", "fp32")), ("baseline", ("blur", "mean", "zero"))):
+    for name, allowed in (
+        ("precision", ("bf16", "fp32")),
+        ("baseline", ("blur", "mean", "zero")),
+        ("frame_baseline", ("freeze", "blur", "mean", "zero")),
+    ):
         if getattr(options, name) not in allowed:
-            raise UsageError(f"--{name} is {getattr(options, name)!r}, it must be {' or '.join(allowed)}")
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} is {getattr(options, name)!r}, it must be {' or '.join(allowed)}")
     check_network(options)
     if options.data is not None and not options.data.exists():
         raise UsageError(f"--data {options.data} does not exist")
@@ -349,7 +357,8 @@ def look(network: Classifier, item: Item, plan: Plan) -> Record:
     target = item.label if plan.named else predicted
     trial = Trial(
         network, clip, target, evidence,
-        baseline=plan.baseline, steps=plan.curve, orders=plan.orders, seed=item.number,
+        baseline=plan.baseline, frame_baseline=plan.frame_baseline, steps=plan.curve, orders=plan.orders,
+        seed=item.number,
     )  # fmt: skip
     record: Record = {
         "clip": item.number,
@@ -359,11 +368,14 @@ def look(network: Classifier, item: Item, plan: Plan) -> Record:
         "scorable": bool(trial.scorable),
         "action": None if evidence is None else evidence.action.astype(int).tolist(),
         "methods": {},
+        "perfect": {},
     }
     for method in plan.methods:
-        record["methods"][method], first = _tried(network, clip, target, method, item.number, plan, trial)
-        if first is not None and evidence is not None and "perfect" not in record and first.spatial[0].size > 1:
-            record["perfect"] = _perfect(trial, first, plan)
+        record["methods"][method], found = _tried(network, clip, target, method, item.number, plan, trial)
+        if found is not None and evidence is not None and found.has_places:
+            cells = found.spatial.shape[1:]
+            if (name := " x ".join(map(str, cells))) not in record["perfect"]:
+                record["perfect"][name] = _perfect(trial, found, plan)
     record["evaluations"] = trial.evaluations
     return record
 
@@ -373,6 +385,7 @@ def _tried(
 ) -> tuple[dict[str, Any], Explanation | None]:
     """What a method gave, and its explanation; or why it refuses, and None."""
     from explain.core import explain
+    from explain.metrics import weights
 
     given = plan.options(method, seed)
     began = time.perf_counter()
@@ -390,12 +403,12 @@ def _tried(
         "class_agnostic": explanation.class_agnostic,
         "cells": list(explanation.spatial.shape[1:]),
         "blank": not explanation.temporal.any(),
-        "temporal": [float(f"{weight:.6g}") for weight in explanation.temporal],
+        "temporal": [float(f"{weight:.6g}") for weight in weights(explanation, positive=True)],
         "scores": _numbers(scores),
     }, explanation
 
 
-def _perfect(trial: Trial, like: Explanation, plan: Plan) -> dict[str, Any]:
+def _perfect(trial: Trial, like: Explanation, plan: Plan) -> dict[str, float | None]:
     """The scores against evidence of the evidence itself, as maps of the size of an explanation's."""
     import numpy as np
 
@@ -405,7 +418,7 @@ def _perfect(trial: Trial, like: Explanation, plan: Plan) -> dict[str, Any]:
     cells = like.spatial.shape[1:]
     perfect = replace(like, spatial=perfect_maps(mask, *cells), temporal=action.astype(np.float32), signed=False)
     names = [name for name in plan.scores if SCORES[name].needs == "evidence"]
-    return {"cells": list(cells), "scores": _numbers(trial.scores(perfect, names))}
+    return _numbers(trial.scores(perfect, names))
 
 
 def _numbers(scores: dict[str, float]) -> dict[str, float | None]:
@@ -452,7 +465,11 @@ def summarise(records: Sequence[Record], methods: Sequence[str], scores: Sequenc
                 "scores": {name: _scored(name, [one["scores"][name] for _, one in done]) for name in scores},
             }
         rows.append(row)
-    perfect = [record["perfect"] for record in read if "perfect" in record]
+    perfect: dict[str, dict[str, list[float | None]]] = {}  # by grid and score
+    for record in read:
+        for cells, found in record["perfect"].items():
+            for name, value in found.items():
+                perfect.setdefault(cells, {}).setdefault(name, []).append(value)
     return {
         "clips": len(read),
         "scorable": sum(record["scorable"] for record in read),
@@ -468,11 +485,9 @@ def summarise(records: Sequence[Record], methods: Sequence[str], scores: Sequenc
         },
         "methods": rows,
         "perfect": {
-            "cells": perfect[0]["cells"],
-            "scores": {name: _scored(name, [one["scores"][name] for one in perfect]) for name in perfect[0]["scores"]},
-        }
-        if perfect
-        else None,
+            cells: {name: _scored(name, values) for name, values in found.items()}
+            for cells, found in sorted(perfect.items(), key=lambda each: int(each[0].split()[0]))
+        },
         "evaluations": round(float(np.median([record["evaluations"] for record in read])), 1),
     }
 

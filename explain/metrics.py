@@ -7,13 +7,13 @@ for a clip is NaN, so that the clip can be skipped and counted.
 
 f is the softmax probability of one class, fixed before anything is changed, and f(b) that of the baseline clip. Parts
 are removed in units, never as single voxels, which would make a clip like no other: cells of one frame x H/14 x W/14
-pixels, or whole frames. Of a map with a sign, ranks follow the sign (evidence for the class first); as energy counts
-its positive part.
+pixels, or whole frames. Of a map with a sign, ranks follow the sign (evidence for the class first), those of frames
+the sign of their sum; against evidence counts its positive part. See `weights`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from functools import cached_property
@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from explain.core import Explanation, asked, nearest
 from explain.methods import CELLS, Question
 from explain.models import Classifier, undisturbed
-from explain.perturbation import of_frames, silent, stand_in
+from explain.perturbation import check_frame_baseline, of_frames, silent, stand_in
 from stabn.video import Clip
 
 Floats = NDArray[np.floating]
@@ -107,28 +107,26 @@ def resize_maps(maps: Floats, height: int, width: int) -> NDArray[np.float32]:
 def energy_in_mask(spatial: Floats, mask: Bools, action: Bools) -> float:
     """Energy-based pointing (Wang et al. 2020): the share of M_s inside the mask over the mask's share of the picture.
 
-    Mean over the action frames that have a mask; 1.0 is chance. NaN where there is no such frame, or where the map
-    is zero on all of them.
+    Mean over the action frames that have a mask; 1.0 is chance, and what a frame counts on which the map is zero. NaN
+    where there is no such frame.
     """
     frames = np.flatnonzero(action & mask.any((1, 2)))
     if not len(frames):
         return float("nan")
     maps = resize_maps(spatial[frames], *mask.shape[1:]).astype(np.float64)
     total = maps.sum((1, 2))
-    with np.errstate(invalid="ignore"):
-        share = (maps * mask[frames]).sum((1, 2)) / total
-    ratio = share / mask[frames].mean((1, 2))
-    return float(np.mean(ratio[total > 0])) if (total > 0).any() else float("nan")
+    share = (maps * mask[frames]).sum((1, 2)) / np.where(total > 0, total, 1)
+    return float(np.where(total > 0, share / mask[frames].mean((1, 2)), 1.0).mean())
 
 
 def energy_in_tube(volume: Floats, mask: Bools, action: Bools) -> float:
     """As `energy_in_mask` over space and time: the share of S (T, h, w) >= 0 inside the mask on action frames, over
-    the share that this tube has of the clip. NaN where there is no tube, or where the map is zero."""
+    the share that this tube has of the clip; 1.0, chance, for a map that is zero. NaN where there is no tube."""
     tube = mask & action[:, None, None]
     maps = resize_maps(volume, *mask.shape[1:]).astype(np.float64)
-    if not tube.any() or not maps.sum() > 0:
+    if not tube.any():
         return float("nan")
-    return float(maps[tube].sum() / maps.sum() / tube.mean())
+    return float(maps[tube].sum() / maps.sum() / tube.mean()) if maps.any() else 1.0
 
 
 def pointing(spatial: Floats, near: Bools, action: Bools) -> float:
@@ -388,8 +386,9 @@ class Trial:
     Args:
         network, clip, target: as in `explain.core.explain`; the target is fixed: the predicted class is one too.
         evidence: where and when the class is to be seen, if that is known.
-        baseline: what replaces removed cells (`explain.perturbation.stand_in`). Frames are replaced by the nearest kept
-            one, and by `blur` where none is kept.
+        baseline: what replaces removed cells (`explain.perturbation.stand_in`).
+        frame_baseline: what replaces removed frames: `freeze`, the nearest kept one, and `blur` where none is kept; or
+            one of those for cells.
         steps: of a curve over cells; over frames there are T.
         orders: random orders that a curve is compared with.
         chunk: clips in memory at a time, which changes scores by rounding only.
@@ -406,6 +405,7 @@ class Trial:
         evidence: Evidence | None = None,
         *,
         baseline: str = "blur",
+        frame_baseline: str = "freeze",
         steps: int = 20,
         orders: int = 5,
         seed: int = 0,
@@ -414,6 +414,7 @@ class Trial:
         for name, value in (("steps", steps), ("orders", orders), ("chunk", chunk)):
             if value < 1:
                 raise ValueError(f"`{name}` is {value}, it must be 1 or more")
+        check_frame_baseline(frame_baseline)
         expected = (len(clip.frames), *clip.source_size)
         if evidence and (evidence.mask.shape != expected or evidence.action.shape != expected[:1]):
             raise ValueError(
@@ -423,7 +424,8 @@ class Trial:
         with asked(network, clip, target) as (self.network, index):
             self._question = Question(self.network, clip, index)
             self._other = stand_in(self._question.inputs, baseline)
-        self.clip, self.target, self.evidence, self._baseline = clip, target, evidence, baseline
+        self.clip, self.target, self.evidence = clip, target, evidence
+        self._baseline, self._frame_baseline = baseline, frame_baseline
         self.steps, self.orders, self.seed, self.chunk = steps, orders, seed, chunk
         self._repeated = 0  # evaluations of methods that were run again
         self._seen: dict[bytes, float] = {}  # f by what was removed
@@ -450,8 +452,17 @@ class Trial:
 
     @property
     def scorable(self) -> bool:
-        """Whether the class is lost with the clip: f(x) - f(b) > 0.05. Scores that remove parts need it."""
+        """Whether the class is lost with the clip: f(x) - f(b) > 0.05. Scores that remove parts need it; those of
+        frames, unless frozen, need it with the clip in which every frame is replaced for b."""
         return self.ends[0] - self.ends[1] > SCORABLE
+
+    def _applies(self, names: Sequence[str]) -> bool:
+        """Whether scores that are taken together are defined for this clip, as far as the network decides it."""
+        if SCORES[names[0]].needs != "clip":
+            return True
+        if self._frame_baseline != "freeze" and {"deletion_time", "frame_effect"} & set(names):
+            return self.ends[0] - self._frameless > SCORABLE
+        return self.scorable
 
     def scores(self, explanation: Explanation, names: Iterable[str], again: Again | None = None) -> dict[str, float]:
         """Measures of an explanation of this clip and target, by name of `SCORES`.
@@ -470,7 +481,7 @@ class Trial:
             for group, measure in self._measures(explanation, again).items():
                 needs = SCORES[group[0]].needs
                 given = {"evidence": self.evidence, "method": again}.get(needs, True) is not None
-                if given and not found.keys().isdisjoint(group) and (needs != "clip" or self.scorable):
+                if given and not found.keys().isdisjoint(group) and self._applies(group):
                     found.update((name, float(value)) for name, value in measure().items() if name in found)
         return found
 
@@ -498,11 +509,11 @@ class Trial:
                 explanation, volume
             ),
             _curve_names(""): lambda: self._curves("", self._cells(volume).reshape(1, -1)),
-            _curve_names("_time"): lambda: self._curves("_time", explanation.temporal[None]),
+            _curve_names("_time"): lambda: self._curves("_time", weights(explanation)[None]),
             _curve_names("_space"): lambda: self._curves(
                 "_space", self._cells(explanation.spatial).reshape(frames, -1)
             ),
-            ("frame_effect",): lambda: {"frame_effect": spearman(explanation.temporal, self._effects)},
+            ("frame_effect",): lambda: {"frame_effect": spearman(weights(explanation), self._effects)},
             ("average_drop", "increase"): lambda: self._dropped(volume),
             ("road",): lambda: {"road": self._imputed(self._cells(volume))},
             ("infidelity",): lambda: {"infidelity": self._infidelity(volume)},
@@ -515,7 +526,7 @@ class Trial:
 
     def _located(self, explanation: Explanation, volume: Floats) -> dict[str, float]:
         mask, action = self.in_view
-        where, when = explanation.spatial.clip(0), explanation.temporal
+        where, when = explanation.spatial.clip(0), weights(explanation, positive=True)
         return {
             "energy": energy_in_mask(where, mask, action),
             "energy_joint": energy_in_tube(volume.clip(0), mask, action),
@@ -571,15 +582,16 @@ class Trial:
         removed = place[:, None] < counts[1:-1, None, None]  # (P, steps - 1, rows, n)
         inner = self._without(removed.reshape(-1, *place.shape[1:]), kind == "_time").reshape(len(place), -1)
         full, none = self.ends
-        none = self._blurred if kind == "_time" else none
+        none = self._frameless if kind == "_time" else none
         return np.array([area(np.array([full, *each, none]), counts / n) for each in inner])
 
     @cached_property
-    def _blurred(self) -> float:
+    def _frameless(self) -> float:
         """f where no frame is kept."""
-        if self._baseline == "blur":
+        baseline = "blur" if self._frame_baseline == "freeze" else self._frame_baseline
+        if self._baseline == baseline:
             return self.ends[1]
-        return float(self.probability(stand_in(self._question.inputs, "blur"))[0])
+        return float(self.probability(stand_in(self._question.inputs, baseline))[0])
 
     def _without(self, removed: Bools, whole_frames: bool) -> NDArray[np.float64]:
         """f (N,) of the clip without some of its cells (N, rows, n), all of a frame after those before it, or without
@@ -593,7 +605,7 @@ class Trial:
         return np.array([self._seen[key] for key in keys])
 
     def _without_frames(self, removed: Tensor) -> NDArray[np.float64]:
-        return of_frames(self._question, ~removed, "freeze", self.chunk, silent).numpy()
+        return of_frames(self._question, ~removed, self._frame_baseline, self.chunk, silent).numpy()
 
     def _without_cells(self, removed: Tensor) -> NDArray[np.float64]:
         other, inputs = self._other, self._question.inputs
@@ -611,7 +623,7 @@ class Trial:
 
     @cached_property
     def _effects(self) -> NDArray[np.float64]:
-        """(T,) what f loses when a frame is replaced by the nearest other one."""
+        """(T,) what f loses when one frame is replaced."""
         return self.ends[0] - self._without(np.eye(len(self.clip.frames), dtype=bool)[:, None], True)
 
     def _dropped(self, volume: Floats) -> dict[str, float]:
@@ -652,7 +664,7 @@ class Trial:
         for network in randomised(self.network, self._question.inputs, seed=self.seed):
             other = rerun(network)
             other = replace(other, spatial=resize_maps(other.spatial, *explanation.spatial.shape[1:]))
-            pairs = [(_volume(each), each.spatial, each.temporal) for each in (explanation, other)]
+            pairs = [(_volume(each), each.spatial, weights(each)) for each in (explanation, other)]
             found.append([unchanged(before, after) for before, after in zip(*pairs, strict=True)])
         return dict(zip(RANDOMISED, np.mean(found, 0).tolist(), strict=True))
 
@@ -667,22 +679,32 @@ class Trial:
     def _nulls(self, explanation: Explanation, rerun: Rerun) -> dict[str, float]:
         """M_t where nothing happens, of the clip a quarter later, of the clip with its pixels in a random order (the
         same in each frame), and of an untrained network."""
-        inputs, before = self._question.inputs, explanation.temporal
+        inputs, before = self._question.inputs, weights(explanation)
         frames, by = inputs.shape[2], max(1, inputs.shape[2] // 4)
         middle = torch.full((frames,), frames // 2)
         later = (torch.arange(frames) + by).clamp(max=frames - 1)
         order = torch.randperm(inputs[0, 0, 0].numel(), generator=torch.Generator().manual_seed(self.seed))
         shuffled = inputs.flatten(3)[..., order.to(inputs.device)].view(inputs.shape)
-        still, moved = (rerun(self._given(inputs[:, :, at])).temporal for at in (middle, later))
+        still, moved = (rerun(self._given(inputs[:, :, at])) for at in (middle, later))
         *_, untrained = randomised(self.network, inputs, 1, self.seed)
         low, high = explanation.temporal_scale
         found = (
-            float(np.ptp(still)) / (high - low),
-            unchanged(before[by:], moved[: frames - by]),
-            unchanged(before, rerun(self._given(shuffled)).temporal),
-            unchanged(before, rerun(untrained).temporal),
+            float(np.ptp(still.temporal)) / (high - low),
+            unchanged(before[by:], weights(moved)[: frames - by]),
+            unchanged(before, weights(rerun(self._given(shuffled)))),
+            unchanged(before, weights(rerun(untrained))),
         )
         return dict(zip(NULL, found, strict=True))
+
+
+def weights(explanation: Explanation, positive: bool = False) -> NDArray[np.float64]:
+    """What frames are ranked by, (T,): M_t, but of a map with a sign the sum of each frame of S, or of its positive
+    part. M_t itself is there the sum of magnitudes, in which what speaks against the class counts like what is for it.
+    """
+    if not explanation.signed or not explanation.has_places:
+        return explanation.temporal.astype(np.float64)
+    volume = _volume(explanation)
+    return (volume.clip(0) if positive else volume).sum((1, 2))
 
 
 def _volume(explanation: Explanation) -> NDArray[np.float64]:

@@ -23,6 +23,7 @@ from stabn.video import Clip
 
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]
 BASELINES = ("blur", "mean", "zero")
+FRAME_BASELINES = ("freeze", *BASELINES)
 
 
 def silent(items: Iterable[Any], count: int, label: str) -> Iterable[Any]:
@@ -272,8 +273,7 @@ def frame_shapley(
 
 def of_frames(question: Question, kept: Tensor, baseline: str, chunk: int, progress: Progress) -> Tensor:
     """f, float64 (N,), of the clip in which only the frames `kept` (N, T) are as they were."""
-    if baseline not in ("freeze", *BASELINES):
-        raise ValueError(f"`baseline` must be one of freeze, {', '.join(BASELINES)}; got {baseline!r}")
+    check_frame_baseline(baseline)
     found = torch.zeros(len(kept), dtype=torch.float64)
     other = stand_in(question.inputs, "blur" if baseline == "freeze" else baseline)
     for part in _slices(len(kept), chunk, progress):
@@ -285,6 +285,11 @@ def of_frames(question: Question, kept: Tensor, baseline: str, chunk: int, progr
         with torch.no_grad():
             found[part] = question.probability(clips).double()
     return found
+
+
+def check_frame_baseline(baseline: str) -> None:
+    if baseline not in FRAME_BASELINES:
+        raise ValueError(f"`baseline` of frames must be one of {', '.join(FRAME_BASELINES)}; got {baseline!r}")
 
 
 def _nearest_kept(kept: Tensor) -> Tensor:

@@ -59,13 +59,12 @@ def _seconds(value: float) -> str:
 
 
 def table_csv(result: dict[str, Any]) -> str:
-    """A line for each method and score, and for each score of the perfect mask."""
+    """A line for each method and score, and for each score of the perfect mask on each grid."""
     text = io.StringIO()
-    of_method = ("method", "control", "seconds", "evaluations", "refused")
+    of_method = ("method", "control", "position_auc", "seconds", "evaluations", "refused")
     writer = csv.DictWriter(text, [*of_method, "score", "better", "statistic", *_ENDS, "clips"], restval="")
     writer.writeheader()
-    perfect = {"method": "perfect mask", "control": True, **(result["perfect"] or {"scores": {}})}
-    for row in (*result["methods"], perfect):
+    for row in (*result["methods"], *_perfect(result)):
         same = {name: row[name] for name in of_method if row.get(name) is not None}
         for name, scored in row.get("scores", {}).items():
             of_score = {key: result["scores"][name][key] for key in ("better", "statistic")}
@@ -73,6 +72,19 @@ def table_csv(result: dict[str, Any]) -> str:
         if "scores" not in row:
             writer.writerow(same)
     return text.getvalue()
+
+
+def _perfect(result: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each grid that maps had: what the evidence itself scores there."""
+    return [
+        {"method": f"perfect mask of {cells}", "control": True, "scores": scores}
+        for cells, scores in result["perfect"].items()
+    ]
+
+
+def _grid_of(row: dict[str, Any]) -> str:
+    """The cells of a method's maps, for a table; nothing where it says when only."""
+    return "" if row["cells"] == [1, 1] else " x ".join(map(str, row["cells"]))
 
 
 def header(result: dict[str, Any], names: Sequence[str], intervals: bool = True) -> list[str]:
@@ -92,7 +104,8 @@ def header(result: dict[str, Any], names: Sequence[str], intervals: bool = True)
         + (", small the bootstrap 95 % interval" if intervals else "")
         + f". Removed are cells of 1 frame x 1/14 x 1/14 of the picture in "
         f"{study['curve']} steps, replaced by `{study['baseline']}`, and whole frames one by one, replaced by "
-        f"`freeze`, the nearest kept one; gains are over {study['orders']} random orders. RISE and LIME have "
+        f"`{study['frame_baseline']}`{', the nearest kept one' if study['frame_baseline'] == 'freeze' else ''}; gains "
+        f"are over {study['orders']} random orders. RISE and LIME have "
         f"{study['samples']} samples, masks by gradient {study['steps']} steps. Passes without gradient are in "
         f"{study['precision']}.",
     ]
@@ -105,12 +118,8 @@ def notes(result: dict[str, Any], names: Sequence[str]) -> list[str]:
     said = []
     if chance := [f"{_CHANCE[name]:g} for {titles[name]}" for name in names if name in _CHANCE]:
         said.append(f"Chance is {', '.join(chance)} and 0 for gains; the controls look at no network.")
-    if habits := {row["method"]: row["position_auc"] for row in rows if row.get("position_auc") is not None}:
-        first = [row["method"] for row in rows if row["method"] in habits and (row["control"] or row["method"] == OWN)]
-        told = [f"`{name}` {_number(habits[name])}" for name in first]
-        if others := [value for name, value in habits.items() if name not in first]:
-            told.append(f"the others {_number(min(others))} to {_number(max(others))}")
-        said.append(f"AUC of the mean M_t by position, the same for every clip: {', '.join(told)}.")
+    if "temporal_auc" in names and any(row.get("position_auc") is not None for row in rows):
+        said.append("By position: what the mean M_t by position scores, the same for every clip.")
     if OWN in by_name and by_name[OWN].get("class_agnostic"):
         said.append(f"`{OWN}` is class-agnostic: one map, whatever class is asked about.")
     if {"grad_cam", "grad_cam_per_frame"} & by_name.keys():
@@ -124,6 +133,8 @@ def notes(result: dict[str, Any], names: Sequence[str]) -> list[str]:
         if row["refused"]:
             which = "this network" if not row["clips"] else f"{result['clips'] - row['clips']} clips"
             said.append(f"`{row['method']}` refuses {which}: {row['refused']}.")
+    if "frame_effect" in names and "leave_one_frame_out" in by_name:
+        said.append("`leave_one_frame_out` is the frame effect itself, so that it agrees with it by construction.")
     if blank := [f"`{row['method']}` {row['blank']}" for row in rows if row.get("blank")]:
         said.append(f"Clips with a blank map (nothing speaks for the class): {', '.join(blank)}.")
     counted = {
@@ -164,26 +175,33 @@ def _paragraphs(sentences: Sequence[str]) -> list[str]:
 
 
 def _grid(result: dict[str, Any], names: Sequence[str], costs: bool) -> list[str]:
-    heads = ["method", *(_head(result, name) for name in names), *(("seconds", "evaluations") if costs else ())]
-    lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
+    heads = ["method", "cells"]
+    for name in names:
+        heads += [_head(result, name), *(["by position"] if name == "temporal_auc" else [])]
+    heads += ["seconds", "evaluations"] if costs else []
+    lines = [f"| {' | '.join(heads)} |", f"| --- | ---{' | ---:' * (len(heads) - 2)} |"]
 
-    def line(title: str, scores: dict[str, Any], ends: Sequence[str]) -> None:
-        cells = []
+    def line(title: str, cells: str, row: dict[str, Any], ends: Sequence[str]) -> None:
+        found = [title, cells]
         for name in names:
-            scored = scores.get(name)
+            scored = row["scores"].get(name)
             low, high = (_number(scored[end]) for end in ("low", "high")) if scored else ("", "")
-            cells.append(f"{_number(scored['value'])} <sub>{low} to {high}</sub>" if scored else "–")
-        lines.append(f"| {' | '.join([title, *cells, *(ends if costs else ())])} |")
+            found.append(f"{_number(scored['value'])} <sub>{low} to {high}</sub>" if scored else "–")
+            if name == "temporal_auc":
+                habit = row.get("position_auc")
+                found.append("–" if habit is None else _number(habit))
+        lines.append(f"| {' | '.join([*found, *(ends if costs else ())])} |")
 
     for row in result["methods"]:
         title = f"**control:** `{row['method']}`" if row["control"] else f"`{row['method']}`"
         if "scores" not in row:
             lines.append(f"| {title} | refuses |{' – |' * (len(heads) - 2)}")
             continue
-        line(title, row["scores"], (_seconds(row["seconds"]), f"{row['evaluations']:.0f}"))
-    if result["perfect"] and any(result["perfect"]["scores"].get(name) for name in names):
-        h, w = result["perfect"]["cells"]
-        line(f"*perfect mask of {h} x {w}*", result["perfect"]["scores"], ("–", "–"))
+        line(title, _grid_of(row), row, (_seconds(row["seconds"]), f"{row['evaluations']:.0f}"))
+    for row in _perfect(result):
+        if any(row["scores"].get(name) for name in names):
+            title, cells = row["method"].split(" of ")
+            line(f"*{title}*", cells, row, ("–", "–"))
     return lines
 
 
@@ -204,8 +222,7 @@ def terminal(result: dict[str, Any]) -> list[str]:
     lines = [*(line.replace("\xa0", " ") for line in lines), ""]
     for k in range(tall):
         lines.append(line("", [([""] * (tall - len(head)) + head)[k] for head in heads]).rstrip())
-    known = [*result["methods"], *([{"method": "perfect mask", **result["perfect"]}] if result["perfect"] else ())]
-    for row in known:
+    for row in (*result["methods"], *_perfect(result)):
         if row.get("control") and "controls" not in lines:
             lines.append("controls")
         if "scores" not in row:
@@ -213,7 +230,7 @@ def terminal(result: dict[str, Any]) -> list[str]:
                 line(row["method"], []) + " " + textwrap.shorten(f"refuses: {row['refused']}", 74, placeholder=" ...")
             )
             continue
-        cells = [_number(row["scores"][name]["value"]) if row["scores"].get(name) else "–" for name in names]
+        cells = [_number(scored["value"]) if (scored := row["scores"].get(name)) else "–" for name in names]
         if "seconds" in row:
             cells += [_seconds(row["seconds"]), f"{row['evaluations']:.0f}"]
         lines.append(line(row["method"], cells))
@@ -260,8 +277,10 @@ def chart(result: dict[str, Any]) -> bytes:
         said = "better →" if better == "high" else "← better"
         if name.startswith("order_area"):
             said += "\narea between the two orders"
-        if name == "energy" and result["perfect"] and (best := result["perfect"]["scores"].get(name)):
-            said += f"\nperfect mask, {' x '.join(map(str, result['perfect']['cells']))}: {best['value']:.1f}"
+        for k, row in enumerate(rows):  # what the best map of this grid would reach
+            best = result["perfect"].get(_grid_of(row), {}).get(name) if name.startswith("energy") else None
+            if best:
+                axes.plot(best["value"], k, "|", color="#16a34a", ms=9, mew=1.8)
         axes.set_xlabel(said, fontsize=8, color=_GREY)
         axes.tick_params(axis="x", labelsize=8)
         axes.tick_params(axis="y", length=0)
@@ -281,7 +300,10 @@ def chart(result: dict[str, Any]) -> bytes:
     figure.suptitle(title, fontsize=9.5, x=0.01, ha="left", parse_math=False)
     lines = [Line2D([], [], color="#94a3b8", lw=1, ls=style) for style in styles.values()]
     names = [f"control: {name}" for name in styles]
-    figure.legend(lines, names, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    if result["perfect"] and any(name.startswith("energy") for name in columns):
+        lines.append(Line2D([], [], color="#16a34a", lw=0, marker="|", ms=9, mew=1.8))
+        names.append("perfect mask on the method's grid")
+    figure.legend(lines, names, loc="outside lower center", ncols=len(names), fontsize=8, frameon=False)
     image = io.BytesIO()
     figure.savefig(image, format="png")
     return image.getvalue()

@@ -203,7 +203,7 @@ class TestOtherRules:
     @pytest.mark.parametrize("gamma", [0, 0.25])
     def test_lrp(self, gamma: float) -> None:
         network = nn.Sequential(*(each for each in Sequence() if not isinstance(each, nn.BatchNorm3d))).eval()
-        found = told(Classifier(network, CLASSES, 6, resized((32, 32))), clip(), "lrp", TARGET, gamma=gamma)
+        found = told(Classifier(network, CLASSES, 6, resized((32, 32))), clip(), "lrp", TARGET, gamma=gamma, epsilon=0)
         for layer in network:
             if not isinstance(layer, nn.ReLU):
                 layer.rule = EpsilonRule()  # type: ignore[assignment]
@@ -212,7 +212,7 @@ class TestOtherRules:
         agree(found, attr.LRP(network).attribute(inputs, target=TARGET)[0].sum(0))
 
     def test_lrp_with_batch_norm(self, sequence: Classifier) -> None:
-        found = told(sequence, clip(), "lrp", TARGET, gamma=0)
+        found = told(sequence, clip(), "lrp", TARGET, gamma=0, epsilon=0)
         for layer in sequence.module.eval():  # type: ignore[operator]
             if not isinstance(layer, nn.ReLU):
                 layer.rule = EpsilonRule()

@@ -101,6 +101,7 @@ def plan(**changes: Any) -> Plan:
         curve=4,
         orders=2,
         baseline="blur",
+        frame_baseline="freeze",
     )
     return given._replace(**changes)
 
@@ -124,15 +125,16 @@ class TestOneClip:
         again, other = (look(network, source[seed], plan(methods=("random",)))["methods"]["random"] for seed in (0, 1))
         assert again["temporal"] == found["methods"]["random"]["temporal"] != other["temporal"]
 
-    def test_the_perfect_mask_is_of_the_size_of_our_maps_and_the_best(self) -> None:
+    def test_the_perfect_mask_is_given_for_each_grid_and_is_the_best_there(self) -> None:
         network = classifier(tiny())
         found = look(network, Generated(network, 3, 1)[3], plan())
-        assert found["perfect"]["cells"] == found["methods"]["stabn"]["cells"]
-        assert found["perfect"]["scores"].keys() == {"energy", "temporal_auc"}
-        assert found["perfect"]["scores"]["temporal_auc"] == 1
-        for each in found["methods"].values():
-            if each["cells"] == found["perfect"]["cells"]:
-                assert each["scores"]["energy"] < found["perfect"]["scores"]["energy"]
+        placed = [each for each in found["methods"].values() if each["cells"] != [1, 1]]
+        assert len(found["perfect"]) == len({tuple(each["cells"]) for each in placed}) > 1
+        for each in placed:
+            perfect = found["perfect"][" x ".join(map(str, each["cells"]))]
+            assert perfect.keys() == {"energy", "temporal_auc"}
+            assert perfect["temporal_auc"] == 1
+            assert each["scores"]["energy"] < perfect["energy"]
 
     def test_without_evidence_and_names_the_predicted_class_is_asked_about(self) -> None:
         network = classifier(tiny())
@@ -141,7 +143,7 @@ class TestOneClip:
         with torch.no_grad():
             assert item.frames is not None
             assert found["target"] == found["predicted"] == int(tiny()(network.clip(item.frames[0])).logits.argmax())
-        assert "perfect" not in found
+        assert found["perfect"] == {}
         assert found["action"] is None
         assert found["methods"]["stabn"]["scores"]["energy"] is None
 
@@ -172,6 +174,7 @@ def record(clip: int, **methods: Any) -> dict[str, Any]:
         "action": [0, 1, 1, 0],
         "evaluations": 10 * clip,
         "methods": methods,
+        "perfect": {},
     }
 
 
@@ -202,7 +205,7 @@ class TestFigures:
         assert found["skipped"] == [{"clip": 3, "reason": "3.mp4: is empty"}]
         assert found["top1"] == 0.5  # clips 1 and 5 of four
         assert found["evaluations"] == 30
-        assert found["perfect"] is None
+        assert found["perfect"] == {}
         own, other = found["methods"]
         assert (own["clips"], own["refused"], own["seconds"]) == (1, "no", 2.0)
         assert own["scores"]["energy"] == {"value": 2.0, "low": 2.0, "high": 2.0, "clips": 1}
@@ -243,7 +246,7 @@ class TestCommand:
 
         with open(out / "benchmark.csv", newline="") as file:
             lines = {(line["method"], line["score"]): line for line in csv.DictReader(file)}
-        assert len(lines) == 6 * 17 + len(found["perfect"]["scores"])
+        assert len(lines) == 6 * 17 + sum(map(len, found["perfect"].values()))
         for row in found["methods"]:
             for name, scored in row["scores"].items():
                 line = lines[row["method"], name]
@@ -252,15 +255,18 @@ class TestCommand:
 
         said = (out / "benchmark.md").read_text("utf-8")
         rows = [line.split(" | ") for line in said.split("\n\n")[2].splitlines()]
-        assert [row[0].strip("| `*") for row in rows[2:-1]] == [
+        assert [row[0].strip("| `*") for row in rows[2:]] == [
             *CHEAP,
             *(f"control:** `{name}" for name in CONTROLS),
+            *["perfect mask"] * len(found["perfect"]),
         ]
-        assert rows[0][1] == "energy M_s ↑"
+        assert rows[0][1:3] == ["cells", "energy M_s ↑"]
+        assert rows[2][1] == " x ".join(map(str, found["methods"][0]["cells"]))
         energy = found["methods"][0]["scores"]["energy"]
         low, high = (f"{energy[end]:.2f}" for end in ("low", "high"))
-        assert rows[2][1] == f"{energy['value']:.2f} <sub>{low} to {high}</sub>"
-        assert f"*perfect mask of {' x '.join(map(str, found['perfect']['cells']))}*" in rows[-1][0]
+        assert rows[2][2] == f"{energy['value']:.2f} <sub>{low} to {high}</sub>"
+        assert rows[2][rows[0].index("by position")] == f"{found['methods'][0]['position_auc']:.2f}"
+        assert [row[1] for row in rows[-len(found["perfect"]) :]] == list(found["perfect"])
         for part in (
             "seeds 0 to 3",
             "`blur`",
@@ -338,7 +344,10 @@ class TestCommand:
     def test_scores_by_name(self, run: Run, tmp_path: Path) -> None:
         assert run("--clips", 2, "--metrics", "frame_effect, energy") == 0
         assert list(result(tmp_path / "out")["scores"]) == ["frame_effect", "energy"]
-        assert "| method | frame effect ↑ | energy M_s ↑ | seconds |" in (tmp_path / "out" / "benchmark.md").read_text()
+        assert (
+            "| method | cells | frame effect ↑ | energy M_s ↑ | seconds |"
+            in (tmp_path / "out" / "benchmark.md").read_text()
+        )
 
     def test_the_command_that_makes_it_again(self) -> None:
         assert command(Options()) == "stabn-benchmark"
@@ -436,7 +445,7 @@ class TestData:
         found = result(tmp_path / "out")
         assert found["clips"] == 1
         assert "b.mp4" in found["skipped"][0]["reason"]
-        assert found["perfect"] is None
+        assert found["perfect"] == {}
         assert found["methods"][0]["scores"]["energy"] is None
         assert "energy" not in (tmp_path / "out" / "benchmark.md").read_text()
         assert run("--data", tmp_path / "data", "--metrics", "energy", "--out", tmp_path / "none") == 2

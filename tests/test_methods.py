@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from torchvision.models import video
 
 import explain
+import stabn
 from explain import core, methods, perturbation
 from explain.models import Classifier, cam_layer, classifier, grid, layers, resized
+from stabn import synthetic
 from stabn.model import STABN, Config
 from stabn.video import Clip
 
@@ -474,8 +476,19 @@ class TestGradients:
         network = classifier(networks[name])
         with core.asked(network, clip(network.frames), 2) as (asked, _), torch.no_grad():
             logit = float(asked.logits(asked.clip(clip(network.frames).frames))[0, 2])
-        found = told(network, clip(network.frames), "lrp", 2).sum(dtype=np.float64)
+        found = told(network, clip(network.frames), "lrp", 2, epsilon=0).sum(dtype=np.float64)
         assert found == pytest.approx(logit, rel=0.01)
+
+    def test_lrp_does_not_run_away_in_a_trained_network(self) -> None:
+        # Its residual sums cancel; without a stabiliser the magnitudes are thousands of times the logit.
+        network = classifier(stabn.load("synthetic"))
+        for seed in range(3):
+            sample = synthetic.generate(seed, network.frames, network.size)
+            pictures = Clip.from_array(sample.frames)
+            with core.asked(network, pictures, sample.label) as (asked, target), torch.no_grad():
+                logit = float(asked.logits(asked.clip(pictures.frames))[0, target])
+            found = told(network, pictures, "lrp", sample.label)
+            assert 0.1 * abs(logit) < np.abs(found).sum() < 3 * abs(logit)
 
 
 class TestCams:

@@ -57,7 +57,7 @@ def test_energy_counts_only_action_frames_that_have_a_mask():
 
 def test_energy_is_undefined_without_evidence_or_without_a_map():
     assert np.isnan(metrics.energy_in_mask(np.ones((4, 2, 2)), np.zeros((4, 8, 8), bool), ACTION))
-    assert np.isnan(metrics.energy_in_mask(np.zeros((4, 2, 2)), left_half(), ACTION))
+    assert metrics.energy_in_mask(np.zeros((4, 2, 2)), left_half(), ACTION) == 1  # what says nothing is chance
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_energy_in_the_tube_by_hand():
     assert metrics.energy_in_tube(tube.astype(float), mask, ACTION) == pytest.approx(4)
     assert metrics.energy_in_tube(1.0 - tube, mask, ACTION) == 0
     assert np.isnan(metrics.energy_in_tube(np.ones((4, 8, 8)), np.zeros_like(mask), ACTION))
-    assert np.isnan(metrics.energy_in_tube(np.zeros((4, 8, 8)), mask, ACTION))
+    assert metrics.energy_in_tube(np.zeros((4, 8, 8)), mask, ACTION) == 1
 
 
 @pytest.mark.parametrize(("radius", "count"), [(0.9, 1), (1.0, 5), (1.5, 9), (2.0, 13)])
@@ -305,8 +305,6 @@ class TestCurves:
     def test_insertion_is_deletion_in_the_opposite_order(self, kind: str) -> None:
         # Against a map with a sign nothing ties, and every order is the other one's opposite.
         here, there = made(noise(), signed=True), made(-noise(), signed=True)
-        if kind:  # M_t has no sign there
-            there = replace(here, temporal=-here.temporal, spatial=-here.spatial)
         names = [f"deletion{kind}", f"insertion{kind}", f"order_area{kind}"]
         attempt = trial()
         deletion, insertion, order = attempt.scores(here, names).values()
@@ -325,6 +323,31 @@ class TestCurves:
             assert found == pytest.approx({"deletion_time": (0.5 + 0.5) / 8, "insertion_time": 1}, abs=1e-5)
             found = attempt.scores(made(-weights, network, clip, signed=True), names)
             assert found == pytest.approx({"deletion_time": 1, "insertion_time": (0.5 + 0.5) / 8}, abs=1e-5)
+
+    def test_frames_that_speak_against_the_class_rank_last(self) -> None:
+        """f rises with frame 2 and falls with frame 6, which has the larger magnitude in the map."""
+        network = bright(lambda x: 0.5 + 0.4 * x[:, 0, 2].mean((1, 2)) - 0.3 * x[:, 0, 6].mean((1, 2)))
+        frames = np.zeros((8, 28, 28, 3), np.uint8)
+        frames[[2, 6]] = 255
+        clip = Clip.from_array(frames)
+        volume = np.zeros((8, 14, 14))
+        volume[2], volume[6] = 0.3, -0.4
+        found = made(volume, network, clip, signed=True)
+        assert found.temporal.argmax() == 6  # drawn is the magnitude
+        assert metrics.weights(found).argmax() == metrics.weights(found, positive=True).argmax() == 2
+        assert metrics.weights(found).argmin() == 6
+        assert metrics.weights(found, positive=True)[6] == 0
+        attempt = trial(network, clip, evidence=None, frame_baseline="zero")
+        assert attempt.scores(found, ["frame_effect"])["frame_effect"] == pytest.approx(1)
+
+    @pytest.mark.parametrize(("baseline", "lost"), [("zero", 1 / 8), ("mean", 7 / 64), ("blur", 0)])
+    def test_frames_can_be_replaced_by_more_than_frozen_ones(self, baseline: str, lost: float) -> None:
+        """f is the mean brightness, and one frame of eight is bright: what f loses without it."""
+        frames = np.zeros((8, 28, 28, 3), np.uint8)
+        frames[3] = 255
+        clip, network = Clip.from_array(frames), bright(lambda x: x.mean((1, 2, 3, 4)))
+        attempt = trial(network, clip, evidence=None, frame_baseline=baseline)
+        assert attempt._effects[3] == pytest.approx(lost, abs=1e-5)
 
     def test_inside_of_frames_the_weight_of_frames_does_not_count(self) -> None:
         names = [f"{name}_space" for name in metrics.CURVES]
