@@ -266,7 +266,7 @@ def table(result: dict[str, Any]) -> list[str]:
     for row in result["rows"]:
         published = "".join(f"{value:6.1f}" for value in _published(result, row["row"]).values())
         lines.append(_line(TITLES[row["row"]], row) + published)
-        lines += [_line(f"  {each['control']}", each).rstrip() for each in row.get("controls", ())]
+        lines += [_line(f" {each['control']}", each).rstrip() for each in row.get("controls", ())]
     note = f"* top-1 published by the paper, not measured here: Something-Something, {result['published']['network']}"
     lines += ["", note]
     for row in result["rows"]:

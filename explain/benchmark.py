@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import tyro
 
 from explain import METHODS, TITLES, report
-from explain.cli import NetworkOptions, UsageError, check_network, open_network
+from explain.cli import NetworkOptions, UsageError, check_network, listed_methods, open_network
 from explain.runs import Batches, Folder, Look, Record, cores, device_of, in_processes
 from stabn import __version__
 
@@ -256,7 +256,7 @@ def _checked(options: Options) -> list[str]:
     """The methods in METHODS's order, after everything that can be checked before heavy work; raises UsageError."""
     from explain.core import check_method
 
-    asked = list(METHODS) if options.methods == "all" else _listed(options.methods)
+    asked = listed_methods(options.methods)
     try:
         for method in asked:
             check_method(method)

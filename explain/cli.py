@@ -213,12 +213,14 @@ def run(options: Options) -> int:
 
 def open_network(options: NetworkOptions) -> tuple[Classifier, dict[str, str]]:
     """The network, and what identifies it in a manifest. Raises ValueError."""
-    from explain.models import classifier, open_model
+    from explain.models import classifier, open_model, try_out
     from stabn.checkpoint import load, weights_hash
 
     name, names = options.checkpoint, {}
     if options.model is None:
         network = replace(classifier(load(name, options.device)), layer=options.layer)
+        if options.layer:
+            try_out(network, name)
     else:
         network = open_model(
             options.model,
@@ -314,8 +316,11 @@ def _checked(options: Options) -> list[Path]:
     """The videos, after everything that can be checked before heavy work; raises UsageError."""
     from explain.core import check_method, check_window
 
+    methods = _methods(options)
+    if not methods:
+        raise UsageError("--method is empty, it must be one name or more, with commas between them")
     try:
-        for method in _methods(options):
+        for method in methods:
             check_method(method)
         if options.window:
             check_window(options.window, options.stride or options.window / 2)
@@ -344,10 +349,14 @@ def _checked(options: Options) -> list[Path]:
 
 def _methods(options: Options) -> list[str]:
     """The methods asked for, each once."""
-    if options.method == "all":
-        return list(METHODS)
     default = "stabn" if options.model is None else "grad_cam"
-    return list(dict.fromkeys(name.strip() for name in (options.method or default).split(",")))
+    return listed_methods(options.method or default)
+
+
+def listed_methods(names: str) -> list[str]:
+    """The methods of a list with commas, each once; `all` in it stands for all, in the order of METHODS."""
+    listed = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+    return list(METHODS) if "all" in listed else listed
 
 
 def _summary(path: Path, folder: Path, manifest: dict[str, Any], made: bool, count: int) -> str:

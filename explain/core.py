@@ -30,6 +30,7 @@ Floats = NDArray[np.floating[Any]]
 # Top, left, height, width in a picture's pixels, as stabn.model.Box.
 View = tuple[float, float, float, float]
 
+LISTED = 40  # names at most in a message that says what is allowed
 FLAT = 0.05  # of a sigmoid's range: values that spread by less are called almost flat
 SURE = 0.5  # a best class below this probability is said to be uncertain
 
@@ -408,5 +409,6 @@ def nearest(name: str, names: Iterable[str]) -> str:
     known = list(names)
     folded = {other.casefold(): other for other in known}
     close = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.4)
-    chosen = [folded[other] for other in close] or known[:20]
-    return ("did you mean " if close else "there are ") + ", ".join(repr(other) for other in chosen)
+    chosen = [folded[other] for other in close] or known[:LISTED]
+    more = f" and {len(known) - LISTED} more" if len(known) > LISTED and not close else ""
+    return ("did you mean " if close else "there are ") + ", ".join(repr(other) for other in chosen) + more

@@ -228,7 +228,11 @@ def summarise(records: Sequence[dict[str, Any]], asked: Sequence[Condition], cla
             ]
             top1 = {control: float(figures[row, control]["top1"].mean()) for control in ("", *CONTROLS)}
             told["fall"] = _scored(plain - figures[row, ""]["top1"])
-            told["verdict"] = verdict(row, float(plain.mean()), top1, told["fall"])
+            alone = [each for each in ("temporal", "spatial") if row == "both" and (each, "") in figures]
+            as_far = [each for each in alone if _no_less(figures[each, ""]["top1"], figures[row, ""]["top1"])]
+            told["verdict"] = verdict(
+                row, float(plain.mean()), top1, told["fall"], *(as_far if len(as_far) == 1 else ())
+            )
         rows.append(told)
     labels = np.array([each["label"] for each in records])
     per_class = [
@@ -253,14 +257,22 @@ def _scored(values: NDArray[np.float64]) -> dict[str, float]:
     return dict(zip(("value", "low", "high"), (round(each, 6) for each in metrics.bootstrap(values)), strict=True))
 
 
-def verdict(row: str, plain: float, top1: dict[str, float], fall: dict[str, float]) -> dict[str, Any]:
+def _no_less(alone: NDArray[np.float64], both: NDArray[np.float64]) -> bool:
+    """Whether one part inverted alone takes as much as both: their top-1 (N,) is not surely lower, paired by clip."""
+    return metrics.bootstrap(alone - both)[1] <= 0
+
+
+def verdict(
+    row: str, plain: float, top1: dict[str, float], fall: dict[str, float], alone: str | None = None
+) -> dict[str, Any]:
     """Whether the fall of top-1 is about where and when, by rule, with a sentence that says why.
 
     It is (`about` is True) if the energy-matched inverse falls as far, its top-1 at most 1.25 times the plain
     inverse's, while the constants keep at least 70 % of `plain`, the top-1 with nothing inverted. The rule decides
     nothing (`about` is None) where the fall's interval reaches 0, and where nothing can fail it: 1.25 times the plain
     inverse's top-1, or what the least fall of the interval leaves, is `plain` or more. `top1` has the row's own under
-    "" and those of its controls by name; `fall` is paired over clips.
+    "" and those of its controls by name; `fall` is paired over clips. `alone` is the part that takes as much when it is
+    inverted alone: then both say nothing about the other one.
     """
     limit, kept = 1.25 * top1[""], [top1[each] / plain if plain else 0.0 for each in (CONSTANT, CONSTANT_INVERSE)]
     as_far, keeps = top1[MATCHED] <= limit + 1e-9, min(kept) >= 0.7 - 1e-9
@@ -279,11 +291,15 @@ def verdict(row: str, plain: float, top1: dict[str, float], fall: dict[str, floa
         )
     else:
         about = as_far and keeps
-        what = {"spatial": "where", "temporal": "when", "both": "where and when"}[row]
+        about_what = {"spatial": "where", "temporal": "when", "both": "where and when"}
+        what = about_what[alone or row]
         sentence = (
             f"the fall is {'' if about else 'not shown to be '}about {what}: {went} and {'' if as_far else 'only '}"
             f"to {energy} (1.25 x {100 * top1['']:.1f} % is allowed), {'and' if as_far == keeps else 'but'} the "
             f"constants keep {'' if keeps else 'only '}{100 * kept[0]:.0f} and {100 * kept[1]:.0f} % of it (70 % is "
             "needed)."
         )
+        if alone:
+            other = about_what["temporal" if alone == "spatial" else "spatial"]
+            sentence += f" {alone.capitalize()} inverted alone takes as much, so that nothing is said about {other}."
     return {"about": about, "falls_as_far": as_far, "constants_keep": keeps, "sentence": sentence}

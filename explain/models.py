@@ -199,7 +199,7 @@ def open_model(
     if state is not None:
         _fill(network.module, state, str(weights))
     network.module.to(target).eval()
-    _try(network, spec)
+    try_out(network, spec)
     return network
 
 
@@ -284,8 +284,8 @@ def _imported(
     return Classifier(built, names, frames or FRAMES, resized((size or SIZE, size or SIZE)))
 
 
-def _try(network: Classifier, spec: str) -> None:
-    """One forward pass of a black clip, so that what does not fit is said before any video is read."""
+def try_out(network: Classifier, spec: str) -> None:
+    """One forward pass of a black clip, so that what does not fit is said before any video is read: ValueError."""
     given = f"{network.frames} frames"
     try:
         with undisturbed(network.module), torch.no_grad():
@@ -364,6 +364,8 @@ def _fill(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     elif wrong:
         given, needed = shapes[wrong[0]]
         misfit = f"has {wrong[0]!r} of shape {given}, and the network's is {needed}"
+        if len(wrong) <= 2 and all(shapes[name][0][1:] == shapes[name][1][1:] for name in wrong):  # one layer's outputs
+            misfit += ": if it has other classes, give their names with --classes FILE"
     else:
         module.load_state_dict(state)
         return
@@ -483,7 +485,7 @@ def cam_layer(network: Classifier, clip: Tensor, name: str | None = None) -> str
     names = dict(network.module.named_modules())
     if name:
         if name not in names:
-            raise ValueError(f"there is no layer {name!r}: {nearest(name, filter(None, names))}")
+            raise ValueError(f"there is no layer {name!r}: {nearest(name, layers(network, clip))}")
         return name
     chosen = _CHOSEN.setdefault(network.module, {})
     if chosen.get(_size(clip)) not in names:

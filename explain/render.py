@@ -504,7 +504,7 @@ def _range(axes: Axes, explanation: Explanation) -> None:
 
 
 class _Table:
-    """Scores for the figure, in inches: a row for each method and one for the random control, bold what beats it."""
+    """Scores for the figure, in inches: a row for each method and one for the random control."""
 
     NAME, COLUMN, ROW = 2.0, 0.62, 0.15
 
@@ -515,39 +515,34 @@ class _Table:
         count = -(-len(names) // fit)  # of blocks, about as wide as each other
         wide = -(-len(names) // max(1, count))
         self._blocks = [names[k : k + wide] for k in range(0, len(names), wide or 1)]
-        self._block = (2 + len(scores) + 1.6) * self.ROW
+        self._block = (2 + len(scores.keys() | {"random"}) + 0.6) * self.ROW
         legend = (
             "DEL, INS: the probability while parts are removed, or put back, in the order of the map · ↓ lower, ↑ "
-            "higher is better · bold: better than the random control"
+            "higher is better · the random control is one map of noise: what is hardly better says nothing"
         )
         self._legend = textwrap.wrap(legend, int(15 * width)) if names else []
         self.height = len(self._blocks) * self._block + len(self._legend) * self.ROW
 
     def draw(self, text: Callable[..., None], x: float, y: float) -> None:
         for names in self._blocks:
-            rows = [(TITLES.get(method, method), each) for method, each in self._scores.items()]
+            rows = [(TITLES.get(method, method), each) for method, each in self._scores.items() if method != "random"]
             for k, name in enumerate(names):
                 right = x + self.NAME + (k + 1) * self.COLUMN
-                score = rows[0][1][name]
+                score = next(iter(self._scores.values()))[name]
                 arrow = "↑" if score["better"] == "high" else "↓"
                 words = textwrap.wrap(f"{score['title']}\u00a0{arrow}", 10, break_long_words=False)
                 text(right, y + 2 * self.ROW, "\n".join(words), fontsize=7, ha="right", va="bottom", color="0.35")
                 for row, (_, each) in enumerate(rows):
-                    self._number(text, right, y + (2.2 + row) * self.ROW, each[name])
-                random = {**score, "value": score["random"], "random": None}
-                self._number(text, right, y + (2.2 + len(rows)) * self.ROW, random)
+                    self._number(text, right, y + (2.2 + row) * self.ROW, each[name]["value"])
+                self._number(text, right, y + (2.2 + len(rows)) * self.ROW, score["random"])
             for row, title in enumerate([*(title for title, _ in rows), TITLES["random"]]):
                 text(x, y + (2.2 + row) * self.ROW, title, fontsize=7, va="top")
             y += self._block
         text(x, y, "\n".join(self._legend), fontsize=7, va="top", color="0.35")
 
     @staticmethod
-    def _number(text: Callable[..., None], x: float, y: float, score: Mapping[str, Any]) -> None:
-        value, random = score["value"], score["random"]
-        sign = 1 if score["better"] == "high" else -1
-        beats = value is not None and random is not None and sign * value > sign * random
-        weight = "bold" if beats else "normal"
-        text(x, y, "-" if value is None else number(value), fontsize=7, ha="right", va="top", fontweight=weight)
+    def _number(text: Callable[..., None], x: float, y: float, value: float | None) -> None:
+        text(x, y, "-" if value is None else number(value), fontsize=7, ha="right", va="top")
 
 
 def number(value: float) -> str:

@@ -308,6 +308,15 @@ def test_the_verdict_follows_the_rule(
     assert said in found["sentence"]
 
 
+def test_both_say_nothing_about_the_part_that_adds_nothing():
+    top1 = {"": 0.1, MATCHED: 0.1, SHUFFLED: 0.6, CONSTANT: 0.8, CONSTANT_INVERSE: 0.8}
+    fall = {"value": 0.7, "low": 0.6, "high": 0.8}
+    assert "the fall is about where and when:" in inversion.verdict("both", 0.8, top1, fall)["sentence"]
+    said = inversion.verdict("both", 0.8, top1, fall, "temporal")["sentence"]
+    assert "the fall is about when:" in said
+    assert said.endswith("Temporal inverted alone takes as much, so that nothing is said about where.")
+
+
 class TestClips:
     def test_batches_do_not_matter(self) -> None:
         model, asked = tiny(), conditions(tuple(inversion.ROWS))

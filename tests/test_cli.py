@@ -391,7 +391,8 @@ class TestOtherNetworks:
             (["--model", "torchvision:alexnet"], "there are r3d_18"),
             (["--score", "--window", "1"], "cannot be combined with --window"),
             (["--method", "grad_cam,gradcam"], "no method 'gradcam'"),
-            (["--method", "grad_cam,"], "no method ''"),
+            (["--method", ","], "--method is empty"),
+            (["--layer", "nope"], "there is no layer 'nope': there are 'stem.0'"),
         ],
     )
     def test_a_wrong_command_line(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from explain import core, render
+from explain import TITLES, core, render
 from explain.core import Explanation
 from stabn.model import Box
 
@@ -289,19 +289,24 @@ class TestPictures:
             assert (border == 255).all()
         assert heights == sorted(set(heights))
 
-    def test_a_table_shows_values_beside_chance_and_marks_what_is_better(self) -> None:
+    @pytest.mark.parametrize("with_random", [False, True])
+    def test_a_table_shows_values_beside_those_of_one_random_map(self, with_random: bool) -> None:
         low = {"value": 0.2, "random": 0.3, "better": "low", "title": "DEL"}
         high = {"value": 0.2, "random": 0.3, "better": "high", "title": "INS"}
         none = {"value": None, "random": 0.3, "better": "high", "title": "ROAD"}
-        drawn: list[tuple[str, str]] = []
-        table = render._Table({"cam": {"deletion": low, "insertion": high, "road": none}}, 8.0)
-        table.draw(lambda x, y, words, **style: drawn.append((words, style.get("fontweight", ""))), 0, 0)
-        assert [each for each in drawn if each[0] in ("0.20", "0.30", "-")] == [
-            *[("0.20", "bold"), ("0.30", "normal")],
-            *[("0.20", "normal"), ("0.30", "normal")],
-            *[("-", "normal"), ("0.30", "normal")],
+        scores = {"cam": {"deletion": low, "insertion": high, "road": none}}
+        if with_random:
+            scores["random"] = {name: {**each, "value": each["random"]} for name, each in scores["cam"].items()}
+        drawn: list[str] = []
+        table = render._Table(scores, 8.0)
+        table.draw(lambda x, y, words, **style: drawn.append(words), 0, 0)
+        assert drawn.count(TITLES["random"]) == 1
+        assert [each for each in drawn if each in ("0.20", "0.30", "-")] == [
+            *["0.20", "0.30"],
+            *["0.20", "0.30"],
+            *["-", "0.30"],
         ]
-        assert {"DEL\xa0↓", "INS\xa0↑", "CAM", "control: random"} <= {words for words, _ in drawn}
+        assert {"DEL\xa0↓", "INS\xa0↑", "CAM", "control: random"} <= set(drawn)
         assert render._Table({}, 8.0).height == 0
 
     def test_temporal(self, tmp_path: Path) -> None:
