@@ -4,7 +4,7 @@
 the bundled weights and drives it as people do: first by a browser, then by `--sessions` visitors at once for
 `--seconds`, each with a clip of their own. Every request of theirs must end in a result, and it must be about their
 clip, or in "busy, try again". The memory of the server is taken after a warm-up by as many visitors and again when
-all have left. Exit code 1 if one of these promises is broken.
+all have left. What it prints is Markdown. Exit code 1 if one of these promises is broken.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def server(folder: Path) -> Iterator[tuple[str, int]]:
 
 
 def browse(url: str, clips: dict[str, Path], rounds: int) -> None:
-    """Prints the seconds that a person waits, median and slowest."""
+    """Prints the seconds that a person waits, median and slowest, as rows of a table."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -108,7 +108,7 @@ def browse(url: str, clips: dict[str, Path], rounds: int) -> None:
                     took["an edited weight to new scores"].append(page.evaluate(ANSWERED, "nudge"))
                 page.close()
             for what, each in took.items():
-                print(f"  {statistics.median(each):7.3f} s, at most {max(each):.3f} s  {what}, {name}", flush=True)
+                print(f"| {what}, {name} | {statistics.median(each):.2f} s | {max(each):.2f} s |", flush=True)
         browser.close()
 
 
@@ -218,26 +218,25 @@ def main() -> int:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        clips = {"a 3 s clip": folder / "short.mp4", "10 s of 1080p": folder / "long.mp4"}
-        write_video(clips["a 3 s clip"], generate(38, 36, 224).frames, 12.0)
+        clips = {"3 s clip": folder / "short.mp4", "10 s of 1080p": folder / "long.mp4"}
+        write_video(clips["3 s clip"], generate(38, 36, 224).frames, 12.0)
         video(clips["10 s of 1080p"])
         own = [folder / f"visitor-{k}.mp4" for k in range(options.sessions)]
         for k, clip in enumerate(own):
             write_video(clip, generate(k, 36, 112).frames, 12.0)
         with server(folder) as (url, process):
+            print("| | median | slowest |\n| --- | --- | --- |")
             if options.rounds:
-                print("One person")
                 browse(url, clips, options.rounds)
-            print(f"{options.sessions} people at once, for {options.seconds:g} s", flush=True)
             crowd(url, own, min(15.0, options.seconds))
             warm = settled(process, 0)
             ended, took = crowd(url, own, options.seconds)
             high = memory(process)
             low = settled(process, warm * GROWTH)
-        for what, count in ended.most_common():
-            print(f"  {count:7d}  {what}")
-        print(f"  {statistics.median(took):7.3f} s, at most {max(took):.3f} s  a request")
-        print(f"  {warm:7.0f} MiB after warm-up, {high:.0f} at the end, {low:.0f} when all had left ({low / warm:.2f})")
+        people = f"{options.sessions} people at once, for {options.seconds:g} s"
+        print(f"| a request of {people} | {statistics.median(took):.2f} s | {max(took):.2f} s |")
+        print(f"\n{people}: " + ", ".join(f"{count} x {what}" for what, count in ended.most_common()) + ".")
+        print(f"Memory: {warm:.0f} MiB after warm-up, {high:.0f} at the end, {low:.0f} when all had left.")
     good = {"look: result", "look: busy", "edit: result", "edit: busy"}
     return int(bool(set(ended) - good) or low > warm * GROWTH)
 
