@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
 PROGRAM = "stabn-benchmark"
 CLIPS = 50
+MANY = 10  # clips for each process, from which on compiling the network pays
 CONTROLS = ("random", "centre", "frame_difference")  # of METHODS, the last ones
 # Of a score that is a share, or a yes or no, for each clip the median says little; `explain.metrics` has the others.
 MEANS = (
@@ -188,6 +189,7 @@ def run(options: Options) -> dict[str, Any]:
 
     from explain.core import nearest
     from explain.metrics import SCORES
+    from explain.models import compiled
     from stabn import synthetic
     from stabn.checkpoint import pick_device
 
@@ -224,8 +226,10 @@ def run(options: Options) -> dict[str, Any]:
         return finished
     pending = [number for number in source.numbers if number not in records]
     processes = min(options.processes or (cores() if device.type == "cpu" else 1), max(1, len(pending)))
+    if many := len(pending) >= MANY * processes:
+        network = compiled(network) if processes == 1 else network
     if processes > 1:
-        start = partial(_looking, options, plan, source, weights)
+        start = partial(_looking, options, plan, source, weights, many)
         batches = in_processes(start, [[number] for number in pending], processes)
     else:
         batches = _one_by_one(lambda numbers: [look(network, source[number], plan) for number in numbers], pending)
@@ -325,11 +329,14 @@ def _one_by_one(look: Look, numbers: Iterable[int]) -> Batches:
         yield look([number])
 
 
-def _looking(options: Options, plan: Plan, source: Source, weights: str, turn: int) -> Look:
-    """What a process does: it opens the network of these weights, and looks at clips."""
+def _looking(options: Options, plan: Plan, source: Source, weights: str, many: bool, turn: int) -> Look:
+    """What a process does: it opens the network of these weights, and looks at clips, which may be many."""
+    from explain.models import compiled
+
     network, found = _opened(options, device_of(options.device, turn))
     if found != weights:
         raise ValueError(f"{options.model} has other weights each time it is made: pass them with --weights FILE")
+    network = compiled(network) if many else network
     return lambda numbers: [look(network, source[number], plan) for number in numbers]
 
 

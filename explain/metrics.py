@@ -328,7 +328,7 @@ def randomised(network: Classifier, clip: Tensor, stages: int = STAGES, seed: in
     in which the layers work on `clip` (1, 3, T, H, W). A layer that cannot initialise itself draws its values from a
     normal distribution as wide as they were. A network without parameters is given once as it is.
     """
-    copy = replace(network, module=deepcopy(network.module).eval())
+    copy = replace(network, module=deepcopy(network.module).eval(), quick=None)
     called: dict[str, int] = {}
     modules = dict(copy.module.named_modules())
 

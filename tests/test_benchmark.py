@@ -17,7 +17,7 @@ from explain import METHODS, benchmark, report
 from explain.benchmark import CONTROLS, MEANS, Options, Plan, command, look, main, summarise
 from explain.labelled import Generated, Item
 from explain.metrics import SCORES
-from explain.models import classifier
+from explain.models import classifier, compiled, undisturbed
 from stabn import synthetic
 from stabn.checkpoint import save, weights_hash
 from stabn.model import STABN, Config
@@ -326,7 +326,7 @@ class TestCommand:
     def test_each_process_must_have_the_same_weights(self, checkpoint: Path) -> None:
         options = Options(checkpoint=str(checkpoint), model=None)
         with pytest.raises(ValueError, match="other weights each time it is made: pass them with --weights FILE"):
-            benchmark._looking(options, plan(), Generated(tiny(), 0, 1), "0" * 64, 0)
+            benchmark._looking(options, plan(), Generated(tiny(), 0, 1), "0" * 64, False, 0)
 
     def test_a_method_that_refuses_is_a_row(self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         save(tiny("none"), tmp_path / "none.safetensors")
@@ -492,6 +492,25 @@ class TestWrongUse:
         (tmp_path / "out").write_text("")
         assert run("--clips", 1) == 2
         assert "cannot be written" in capsys.readouterr().err
+
+
+def test_a_compiled_network_gives_the_same_and_hooks_and_gradients_do_not_see_it() -> None:
+    network = replace(classifier(tiny()), precision="bf16")
+    quick = compiled(network)
+    if quick.quick is None:
+        pytest.skip("no C++ compiler here: the network stays as it is")
+    calls: list[int] = []
+    seen = replace(quick, quick=lambda clips: calls.append(len(clips)) or quick.quick(clips))
+    clips = torch.rand(13, 3, 4, 28, 28)
+    for count in (13, 8, 7, 1):
+        with undisturbed(network.module), torch.no_grad():
+            wanted = replace(network, precision="fp32").logits(clips[:count])
+            rounding = (network.logits(clips[:count], exact=False) - wanted).abs().max()
+            assert (seen.logits(clips[:count], exact=False) - wanted).abs().max() <= 2 * rounding
+            seen.logits(clips[:count])  # not asked for: hooks may be there
+    seen.logits(clips.requires_grad_(), exact=False)  # nor where a gradient is needed
+    assert calls == [13, 8, 7, 1]
+    assert compiled(classifier(tiny())).quick is None  # in fp32 it is no faster
 
 
 def test_precision_is_that_of_the_passes_without_gradient() -> None:
