@@ -356,6 +356,25 @@ class TestPerturbation:
         assert found.min() == 0
         assert found.max() < 1
 
+    def test_lime_of_a_linear_network_gives_its_terms(self) -> None:
+        """f is a sum over the 8 tubes of a 2 x 2 x 2 grid, each with a weight of its own, white over black."""
+        terms = torch.tensor([0.1, -0.05, 0.2, 0.0, 0.15, 0.05, -0.1, 0.3])
+
+        def of(x: Tensor) -> Tensor:
+            tubes = F.adaptive_avg_pool3d(x.mean(1, keepdim=True), 2).flatten(1)
+            return 0.2 + tubes @ terms
+
+        white = Clip.from_array(np.full((8, 32, 32, 3), 255, np.uint8))
+        options = {"samples": 64, "grid": (2, 2, 2), "ridge": 1e-6, "baseline": "zero"}
+        found = told(bright(of), white, "lime", 0, **options)
+        np.testing.assert_allclose(found[::4].ravel(), terms, atol=1e-4)
+
+    @pytest.mark.parametrize("area", [0.1, 0.3])
+    def test_an_extremal_mask_has_the_area_that_is_asked_for(self, area: float) -> None:
+        found = told(self.tube, tube_clip(), "extremal_perturbation", 0, area=area, steps=200)
+        assert found.mean() == pytest.approx(area, abs=0.06)
+        assert found.max() > 0.9
+
     @pytest.mark.parametrize(
         ("method", "options", "match"),
         [
