@@ -1,4 +1,4 @@
-"""What the page can do, without the page: prepare a clip, look at it, change the attention, export, open again.
+"""What the page can do, without the page: prepare a clip, look at it, change the attention; `saved` has the rest.
 
 A `Session` is one clip in front of one network, with what is kept of it; `Sessions` holds those of all people and lets
 them go. Work that takes long is given a `Job`, which says how far it is and can be stopped. Nothing here knows gradio,
@@ -10,18 +10,15 @@ from __future__ import annotations
 import copy
 import hashlib
 import inspect
-import io
-import json
 import os
 import queue
 import shutil
 import tempfile
 import threading
 import time
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass, field, replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -32,20 +29,18 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from app import guard
-from app.reader import Limits, apart, read_upload
+from app.reader import Limits, read_upload
 from explain import METHODS, TITLES, metrics
 from explain.core import Explanation, class_index, explain, resolve
 from explain.models import TORCHVISION, Classifier, classifier, open_model
 from stabn import synthetic
 from stabn.checkpoint import load, locate
-from stabn.model import STABN, Attention, Box, Mixture
+from stabn.model import STABN, Attention, Mixture
 from stabn.video import Clip, write_video
 
 LIMITS = Limits()  # of an upload
 SIDE_BY_SIDE = 4  # methods at once
 STEPS, ORDERS = 10, 3  # of the curves behind a score: half of what the benchmark takes, for the sake of waiting
-EXPORT = Limits(memory=64 * 2**30, timeout=900.0)  # PyTorch reserves address space that it never fills
-UNPACKED = 200_000_000  # bytes of a saved result
 
 
 class Stopped(Exception):
@@ -242,6 +237,13 @@ class Session:
     edited: guard.Edit | None = None  # the last what-if, with what is inverted in it
 
     @property
+    def network(self) -> Model:
+        """The model; raises ValueError where a saved result is shown, which has none."""
+        if self.model is None:
+            raise ValueError("This is a saved result: choose its clip and press Explain to ask the network again.")
+        return self.model
+
+    @property
     def first(self) -> Explanation:
         return next(iter(self.explanations.values()))
 
@@ -361,7 +363,7 @@ def prepare(
         model=model,
         known=example.known if example else None,
         example=example.key if example else None,
-        notes=(f"the browser is shown a copy in H.264, the file is {upload.codec}",) if upload.converted else (),
+        notes=("the browser is shown a copy in H.264, as it does not play this file",) if upload.converted else (),
         seconds={"reading": time.perf_counter() - began},
     )
 
@@ -372,7 +374,7 @@ def look(job: Job, session: Session, methods: Sequence[str], target: int | str |
     Methods that cannot explain this network are `refused`. The features behind the attention are kept for `edit`.
     Raises ValueError if none can, for unknown methods or classes and for more than four, and Stopped.
     """
-    model = _needed(session)
+    model = session.network
     methods = list(dict.fromkeys(methods)) or [model.first]
     if len(methods) > SIDE_BY_SIDE:
         raise ValueError(f"{len(methods)} methods do not fit side by side: choose up to {SIDE_BY_SIDE}")
@@ -397,12 +399,6 @@ def look(job: Job, session: Session, methods: Sequence[str], target: int | str |
         raise ValueError("; ".join(refused.values()))
     session.explanations, session.refused = found, refused
     session.seconds["looking"] = time.perf_counter() - began
-
-
-def _needed(session: Session) -> Model:
-    if session.model is None:
-        raise ValueError("This is a saved result: choose its clip and press Explain to ask the network again.")
-    return session.model
 
 
 @cache
@@ -454,7 +450,7 @@ class Score:
 
 def score(job: Job, session: Session) -> str:
     """Scores each explanation on show; gives "", or why this clip cannot be scored. Raises Stopped."""
-    model = _needed(session)
+    model = session.network
     explanations = list(session.explanations.items())
     target = session.first.target
     names = ("deletion", "insertion", "deletion_gain", "insertion_gain")
@@ -512,7 +508,7 @@ def edit(session: Session, data: Mapping[str, Any]) -> NDArray[np.float32]:
     1 - M. Where a value is as it was sent to the browser, the network's own is taken, without rounding to a byte.
     Raises ValueError (guard.EditError among them).
     """
-    model, attention, mixture = _needed(session).twin, session.attention, session.mixture
+    model, attention, mixture = session.network.twin, session.attention, session.mixture
     if model is None or attention is None or mixture is None:
         raise ValueError("There is no attention to change here: explain the clip by ST-ABN attention first.")
     own = session.explanations.get("stabn", session.first).spatial if attention.spatial is None else attention.spatial
@@ -533,188 +529,3 @@ def edit(session: Session, data: Mapping[str, Any]) -> NDArray[np.float32]:
         *(None if part is None else part[0, 0].float().squeeze().cpu().numpy() for part in changed)
     )
     return probabilities
-
-
-# ---------------------------------------------------------------------------------------------- take away, open again
-
-
-def export(job: Job, session: Session) -> list[Path]:
-    """The files that `stabn-explain` writes for what is on show, and one zip of them with the clip, to open it again.
-
-    They are made by that command, in a worker process. Raises ValueError and Stopped.
-    """
-    model = _needed(session)
-    job.say("Making the files, this takes some seconds")
-    out = Path(tempfile.mkdtemp(prefix="result-", dir=session.folder))
-    name = _plain(session.name)
-    source = out / name
-    shutil.copy(session.path, source)  # under a name that a command line cannot misunderstand
-    network = ["--model", model.name] if model.name.startswith("torchvision:") else ["--checkpoint", _whole(model.name)]
-    arguments = [
-        *(name, "--out", ".", "--json", "--method", ",".join(session.explanations)),
-        *("--target", str(session.first.target), *network),
-    ]
-    task = {"folder": str(out), "arguments": arguments}
-    try:
-        apart("app.actions:write", task, EXPORT, name=session.name, stop=job.stop)
-    except ValueError:
-        job.check()
-        raise
-    result = out / source.stem
-    if session.edited is not None:
-        parts = {"spatial": session.edited.spatial, "temporal": session.edited.temporal}
-        kept: dict[str, Any] = {key: part for key, part in parts.items() if part is not None}
-        np.savez(result / "what_if.npz", **kept)
-    files = sorted(file for file in result.rglob("*") if file.is_file())
-    whole = out / f"{source.stem}.zip"
-    with zipfile.ZipFile(whole, "w") as archive:  # video and npz are packed already
-        for file in (*files, source):
-            archive.write(file, Path(source.stem) / (name if file is source else file.relative_to(result)))
-    given = [whole]
-    for file in files:
-        inner = file.relative_to(result)
-        given.append(file if len(inner.parts) == 1 else file.rename(out / "-".join(inner.parts)))
-    return given
-
-
-def write(folder: str, arguments: list[str]) -> None:
-    """`stabn-explain` with `arguments` in `folder`; called in a worker process. Raises ValueError with what it says."""
-    from explain.cli import main
-
-    os.chdir(folder)
-    with redirect_stdout(io.StringIO()) as said:
-        code = main(arguments)
-    if code:
-        lines = said.getvalue().strip().splitlines()
-        raise ValueError(json.loads(lines[-1])["error"] if lines else "The files could not be made.")
-
-
-def _plain(name: str) -> str:
-    path = Path(name)
-    stem = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "_" for c in path.stem).lstrip("-_")[:60]
-    return f"{stem or 'clip'}{path.suffix.lower() if path.suffix[1:].isalnum() else ''}"
-
-
-def _whole(checkpoint: str) -> str:
-    """A checkpoint as a worker in another folder finds it."""
-    return os.path.abspath(checkpoint) if os.path.exists(checkpoint) else checkpoint
-
-
-def open_result(job: Job, path: str, root: Path, limits: Limits = LIMITS) -> Session:
-    """A saved result, zipped, as a session without a network; the clip is the one in the zip, else its overlay.
-
-    Raises ValueError for what is no such zip, and Stopped.
-    """
-    job.say("Opening the result")
-    folder = Path(tempfile.mkdtemp(prefix="saved-", dir=root))
-    try:
-        return _opened_result(job, path, folder, limits)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        job.check()
-        raise
-
-
-NOT_ONE = "This is no result of stabn-explain: zip the folder that holds manifest.json."
-
-
-def _opened_result(job: Job, path: str, folder: Path, limits: Limits) -> Session:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            if sum(member.file_size for member in archive.infolist()) > UNPACKED:
-                raise ValueError(f"The result has more than {UNPACKED / 1e6:g} MB: open a smaller one.")
-            names = [name for name in archive.namelist() if Path(name).name == "manifest.json"]
-            if not names:
-                raise ValueError(NOT_ONE)
-            base = min(names, key=len).removesuffix("manifest.json")
-            manifest = json.loads(archive.read(base + "manifest.json"))
-            methods = manifest.get("methods") or {manifest["method"]: manifest}
-            several = "methods" in manifest
-            arrays = {
-                method: _arrays(
-                    archive.read(f"{base}{method}/explanation.npz" if several else f"{base}explanation.npz")
-                )
-                for method in methods
-                if method in METHODS
-            }
-            suffix = Path(manifest["video"]["name"]).suffix
-            inside = {name.removeprefix(base) for name in archive.namelist()}
-            source = next((n for n in inside if n == manifest["video"]["name"]), "overlay.mp4")
-            video = folder / (f"clip{suffix}" if source != "overlay.mp4" and suffix[1:].isalnum() else "overlay.mp4")
-            video.write_bytes(archive.read(base + source))
-        explanations = {
-            method: _explanation(method, found, manifest, methods[method]) for method, found in arrays.items()
-        }
-        frames = len(next(iter(explanations.values())).temporal)
-    except (zipfile.BadZipFile, KeyError, TypeError, AttributeError, StopIteration, OSError, EOFError) as error:
-        raise ValueError(NOT_ONE) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(NOT_ONE) from error
-    upload = read_upload(video, frames, 96, limits, folder=folder, name=video.name, stop=job.stop)
-    burnt = video.name == "overlay.mp4"
-    notes = [str(note) for note in manifest.get("notes", ())][:8]
-    notes.insert(0, f"a saved result of {manifest['video']['name']}, by {manifest['checkpoint']['name']}")
-    if burnt:
-        notes.insert(1, "the clip is not in the zip: its overlay is shown, with the heat in the picture")
-        explanations = {
-            method: replace(each, source_size=upload.clip.source_size, view=Box(0, 0, *upload.clip.source_size))
-            for method, each in explanations.items()
-        }
-    return Session(
-        path=str(video),
-        name=str(manifest["video"]["name"])[:200],
-        clip=upload.clip,
-        playable=upload.playable,
-        folder=folder,
-        model=None,
-        heat_in_video=burnt,
-        explanations=explanations,
-        notes=tuple(notes),
-    )
-
-
-def _arrays(packed: bytes) -> dict[str, NDArray[Any]]:
-    with zipfile.ZipFile(io.BytesIO(packed)) as inner:
-        if sum(member.file_size for member in inner.infolist()) > UNPACKED:
-            raise ValueError(f"The result has more than {UNPACKED / 1e6:g} MB: open a smaller one.")
-    names = ("spatial", "temporal", "timestamps", "frame_indices", "probabilities", "classes")
-    try:
-        with np.load(io.BytesIO(packed), allow_pickle=False) as found:
-            arrays = {name: found[name] for name in names}
-    except ValueError as error:  # pickled objects
-        raise ValueError(NOT_ONE) from error
-    frames, classes = len(arrays["temporal"]), len(arrays["classes"])
-    shapes = {
-        "temporal": (frames,),
-        "timestamps": (frames,),
-        "frame_indices": (frames,),
-        "probabilities": (classes,),
-        "classes": (classes,),
-        "spatial": (frames, *arrays["spatial"].shape[1:]),
-    }
-    numbers = (arrays[name] for name in names if name != "classes")
-    fit = all(arrays[name].shape == shape for name, shape in shapes.items()) and arrays["spatial"].ndim == 3
-    if not fit or not 1 <= frames <= 256 or not all(np.isfinite(each).all() for each in numbers):
-        raise ValueError(NOT_ONE)
-    return arrays
-
-
-def _explanation(method: str, arrays: dict[str, Any], manifest: dict[str, Any], told: dict[str, Any]) -> Explanation:
-    classes = [str(name) for name in arrays["classes"]]
-    view = manifest["view"]
-    return Explanation(
-        method=method,
-        target=class_index(classes, str(told["target"]["class"])),
-        classes=classes,
-        probabilities=arrays["probabilities"].astype(np.float32),
-        spatial=arrays["spatial"].astype(np.float32),
-        temporal=arrays["temporal"].astype(np.float32),
-        timestamps=arrays["timestamps"].astype(np.float64),
-        frame_indices=arrays["frame_indices"].astype(np.int64),
-        source_size=(int(manifest["video"]["height"]), int(manifest["video"]["width"])),
-        view=Box(*(float(view[key]) for key in ("top", "left", "height", "width"))),
-        scale=(float(told["scale"]["low"]), float(told["scale"]["high"])),
-        class_agnostic=bool(told["class_agnostic"]),
-        signed=bool(told["signed"]),
-        notes=tuple(str(note) for note in told.get("notes", ()))[:8],
-    )

@@ -15,7 +15,7 @@ from gradio.data_classes import FileData
 from gradio.media import get_video
 from gradio.utils import get_upload_folder
 
-from app import actions, guard
+from app import actions, guard, saved
 from app.actions import Example, Job, Models, Session, Sessions, Stopped
 from app.player import Player, rows, scored, shown
 from explain import TITLES
@@ -198,7 +198,7 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
             session = sessions.get(key)
             if session is None:
                 raise ValueError("There is nothing to take away yet: explain a clip first.")
-            made.extend(actions.export(job, session))
+            made.extend(saved.export(job, session))
             return session
 
         for update in _live(sessions, key, work, show=False):
@@ -209,7 +209,7 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
         key = str(request.session_hash)
 
         def work(job: Job) -> Session:
-            session = actions.open_result(job, path, root)
+            session = saved.open_result(job, path, root)
             sessions.put(key, session)
             return session
 

@@ -16,7 +16,6 @@ const set = {
 let facts = null, panels = [], clip = null;
 let edges = [];          // T + 1 seconds: frame k is on show from edges[k] to edges[k + 1]
 let undo = [], seq = 0, drawn = 0, sent = 0;
-let stroke = null;       // what a pointer that is down does: "seek", "bars" or "paint"
 let resume = false;      // play on when scrubbing ends
 let goal = null;         // the moment of the newest seek that was not started yet
 const frame = document.createElement("canvas"), heat = document.createElement("canvas");
@@ -72,6 +71,7 @@ function secondsAt(share) {
 
 function seek(seconds) {  // one seek at a time: a new one would cancel it, and nothing be drawn while scrubbing
   goal = clamp(seconds, 0, Math.max(0, (video.duration || facts.duration) - 0.001));
+  mark("seeking", true);
   if (!video.seeking) { video.currentTime = goal; goal = null; }
 }
 
@@ -246,7 +246,7 @@ for (const name of ["loadeddata", "timeupdate"]) video.addEventListener(name, ()
 video.addEventListener("seeked", () => {
   draw();
   if (goal !== null) seek(goal);
-  mark("seeked", (+root.dataset.seeked || 0) + 1);
+  else mark("seeking", false);
 });
 for (const name of ["play", "pause"]) video.addEventListener(name, () => {
   mark("playing", !video.paused);
@@ -351,11 +351,9 @@ function show(value) {
   measure();
   mark("state", "ready");
   mark("clip", clip);
-  mark("panels", panels.length);
   mark("methods", panels.map((panel) => panel.method).join(","));
   mark("target", facts.target);
   mark("many", panels.length > 1);
-  mark("scored", panels.every((panel) => panel.score));
   $(".unscored").hidden = true;
   if (same && old && editable()) {  // other methods for the same clip: the edits stay
     Object.assign(editable(), { now: old.now, weights: old.weights });
@@ -566,7 +564,6 @@ function edited(send = true) {
   const clean = pristine();
   $('[data-do="undo"]').disabled = !undo.length;
   $('[data-do="reset"]').disabled = clean;
-  mark("edited", !clean);
   if (!facts || !editable()) return;
   drawBars();
   draw();
@@ -610,7 +607,6 @@ function answered(answer) {
       const old = panel.small && panel.small.parentElement.querySelector(".scores");
       if (old) old.replaceWith(scores(panel));
     }
-    mark("scored", true);
   }
   if (answer.seq !== undefined) {
     asked = 0;
@@ -630,7 +626,6 @@ function paintDown(event, panel) {
   event.preventDefault();
   video.pause();
   keep();
-  stroke = "paint";
   const k = frameAt(now());
   // What is painted on is what is seen.
   if (set.reach === "frame" && Math.abs(now() - facts.times[k]) > 0.02) seek(facts.times[k] + 1e-3);
@@ -639,7 +634,6 @@ function paintDown(event, panel) {
   panel.canvas.addEventListener("pointermove", move);
   panel.canvas.addEventListener("lostpointercapture", () => {
     panel.canvas.removeEventListener("pointermove", move);
-    stroke = null;
   }, { once: true });
   move(event);
 }
@@ -729,7 +723,6 @@ plot.addEventListener("pointerdown", (event) => {
   event.preventDefault();
   plot.focus({ preventScroll: true });
   const drags = set.mode === "bars" && panels[0].editable && facts.editable.includes("temporal");
-  stroke = drags ? "bars" : "seek";
   resume = !drags && !video.paused;
   video.pause();
   if (drags) keep();
@@ -742,7 +735,6 @@ plot.addEventListener("pointerdown", (event) => {
   plot.addEventListener("pointermove", at);
   plot.addEventListener("lostpointercapture", () => {
     plot.removeEventListener("pointermove", at);
-    stroke = null;
     if (resume) video.play().catch(() => {});
   }, { once: true });
   at(event);
@@ -831,6 +823,7 @@ document.addEventListener("loadstart", (event) => event.target.closest?.("#clip"
 for (const name of Object.keys(set)) choose(name, set[name]);
 mark("busy", false);
 mark("playing", false);
+mark("seeking", false);
 watch("value", () => show(props.value));
 watch("status", () => status(props.status));
 watch("answer", () => answered(props.answer));

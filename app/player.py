@@ -42,7 +42,7 @@ class Player(gr.HTML):
     """Plays a clip with heat over it, which it draws itself from the raw maps; its value is `Shown`.
 
     Two more properties are set by events: `status` {"text", "share", "busy", "error"} and `answer` {"clip", "seq",
-    "rows", "scores"}. It raises the events edit, ask, example and made: see the end of `player.js`.
+    "rows", "scores"}. It raises the events edit, ask and example.
     """
 
     data_model = Shown

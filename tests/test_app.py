@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import encode, pattern
 
-from app import actions, guard
+from app import actions, guard, saved
 from app.actions import Job, Model, Sessions, Stopped
 from explain.models import classifier
 from stabn.checkpoint import save
@@ -244,29 +244,29 @@ class TestKnownEvidence:
 
 
 @pytest.fixture(scope="module")
-def saved(weights: Path, clip: str, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+def taken(weights: Path, clip: str, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """What a session of two methods is taken away as."""
     folder = tmp_path_factory.mktemp("saved")
     session = actions.prepare(Job(), Model(str(weights), classifier(tiny())), clip, folder)
     actions.look(Job(), session, ["stabn", "grad_cam"])
     actions.edit(session, changes(session, invert_temporal=True))
-    return actions.export(Job(), session)
+    return saved.export(Job(), session)
 
 
 class TestTakeAway:
-    def test_the_files_are_those_of_the_command(self, saved):
-        names = {path.name for path in saved}
+    def test_the_files_are_those_of_the_command(self, taken):
+        names = {path.name for path in taken}
         assert {"moving_block.zip", "overlay.mp4", "figure.png", "manifest.json", "what_if.npz"} <= names
         assert {"stabn-explanation.npz", "grad_cam-explanation.npz"} <= names
-        with zipfile.ZipFile(saved[0]) as archive:
+        with zipfile.ZipFile(taken[0]) as archive:
             manifest = json.loads(archive.read("moving_block/manifest.json"))
             assert "moving_block/moving_block.mp4" in archive.namelist()
         assert manifest["video"]["path"] == "moving_block.mp4"  # not where this server keeps its uploads
         assert list(manifest["methods"]) == ["stabn", "grad_cam"]
 
-    def test_they_open_again_as_they_were(self, saved, session, tmp_path):
+    def test_they_open_again_as_they_were(self, taken, session, tmp_path):
         actions.look(Job(), session, ["stabn", "grad_cam"])
-        again = actions.open_result(Job(), str(saved[0]), tmp_path)
+        again = saved.open_result(Job(), str(taken[0]), tmp_path)
         assert again.model is None
         assert not again.heat_in_video
         for method, before in session.explanations.items():
@@ -277,22 +277,22 @@ class TestTakeAway:
         with pytest.raises(ValueError, match="saved result"):
             actions.edit(again, {"clip": again.id})
 
-    def test_without_its_clip_the_overlay_is_shown(self, saved, tmp_path):
+    def test_without_its_clip_the_overlay_is_shown(self, taken, tmp_path):
         smaller = tmp_path / "smaller.zip"
-        with zipfile.ZipFile(saved[0]) as old, zipfile.ZipFile(smaller, "w") as new:
+        with zipfile.ZipFile(taken[0]) as old, zipfile.ZipFile(smaller, "w") as new:
             for name in old.namelist():
                 if not name.endswith("moving_block.mp4"):
                     new.writestr(name, old.read(name))
-        again = actions.open_result(Job(), str(smaller), tmp_path)
+        again = saved.open_result(Job(), str(smaller), tmp_path)
         assert again.heat_in_video
         assert Path(again.playable).name == "overlay.mp4"
 
     @pytest.mark.parametrize("what", ["no zip", "another zip", "a wrong manifest", "a pickle", "other shapes"])
-    def test_what_is_no_result_is_refused_and_leaves_nothing(self, saved, tmp_path, what):
+    def test_what_is_no_result_is_refused_and_leaves_nothing(self, taken, tmp_path, what):
         path = tmp_path / "result.zip"
         path.write_bytes(b"no zip")
         if what != "no zip":
-            with zipfile.ZipFile(saved[0]) as old, zipfile.ZipFile(path, "w") as new:
+            with zipfile.ZipFile(taken[0]) as old, zipfile.ZipFile(path, "w") as new:
                 for name in old.namelist():
                     content = old.read(name)
                     if what == "another zip" and name.endswith("manifest.json"):
@@ -306,17 +306,17 @@ class TestTakeAway:
         folder = tmp_path / "root"
         folder.mkdir()
         with pytest.raises(ValueError, match="no result of stabn-explain"):
-            actions.open_result(Job(), str(path), folder)
+            saved.open_result(Job(), str(path), folder)
         assert not list(folder.iterdir())
 
     def test_a_bomb_is_not_unpacked(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(actions, "UNPACKED", 1_000_000)
+        monkeypatch.setattr(saved, "UNPACKED", 1_000_000)
         path = tmp_path / "bomb.zip"
         with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
             archive.writestr("a/manifest.json", b" " * 2_000_000)
         assert path.stat().st_size < 10_000
         with pytest.raises(ValueError, match="more than 1 MB"):
-            actions.open_result(Job(), str(path), tmp_path)
+            saved.open_result(Job(), str(path), tmp_path)
 
 
 def _with(packed: bytes, changed: Mapping[str, Any], folder: Path) -> bytes:
