@@ -37,6 +37,7 @@ from numpy.typing import ArrayLike, NDArray
 
 CONTAINERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,ogg,flv,mpeg,gif"
 PICTURES = "jpeg_pipe,png_pipe,bmp_pipe,webp_pipe"
+_MAGIC = {b"\xff\xd8": "jpeg_pipe", b"\x89PNG": "png_pipe", b"BM": "bmp_pipe", b"RIFF": "webp_pipe"}
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 FOLDER_FPS = 12.0  # frames/s of a folder of images: the rate of Something-Something V1
 MAX_PIXELS = 8192 * 8192  # per frame: bounds the memory that a header can ask for
@@ -430,7 +431,9 @@ def opened(path: str, formats: str = CONTAINERS) -> Iterator[tuple[InputContaine
     options = {"protocol_whitelist": "file", "format_whitelist": formats}
     try:
         name = os.path.abspath(path)  # "a:b.mp4" would be read as protocol "a"
-        container = av.open(name, options=options, timeout=TIMEOUT, metadata_errors="replace")
+        # else a JPEG of more than 2 KB is taken for image2, a sequence of numbered files, which is refused
+        kind = next((_MAGIC[start] for start in _MAGIC if formats == PICTURES and head.startswith(start)), None)
+        container = av.open(name, format=kind, options=options, timeout=TIMEOUT, metadata_errors="replace")
     except (av.FFmpegError, OSError, ValueError):
         known = formats.replace("_pipe", "").replace(",", ", ")
         reason = f"is no video: damaged, cut off, audio only, or in none of the formats read here ({known})"
