@@ -249,10 +249,9 @@ def check_network(options: NetworkOptions) -> None:
 def _show_layers(path: Path, network: Classifier, as_json: bool) -> int:
     """Prints the layers that give a grid for this video's clip, in the order of their last call."""
     from explain.models import cam_layer, layers, undisturbed
-    from stabn.video import read_clip
 
     with undisturbed(network.module):
-        clip = network.clip(read_clip(path, network.frames, size=network.size).frames)
+        clip = network.clip(network.read(path).frames)
         found = {name: " x ".join(map(str, size)) for name, size in layers(network, clip).items()}
         taken = cam_layer(network, clip)
     if as_json:

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,7 @@ from explain.core import class_index
 from explain.models import Classifier, classifier
 from stabn import synthetic
 from stabn.model import STABN
-from stabn.video import read_clip
+from stabn.video import probe, read_clip
 
 SIDE = 112  # pixels, of clips generated for a network that resizes them itself
 
@@ -110,6 +111,7 @@ class Videos:
         self.numbers: Sequence[int] = [(2 * k + 1) * len(found) // (2 * count) for k in range(count)]
         network = classifier(model)
         self.segments, self.frames, self.size = segments, network.frames, network.size
+        self.sampling = network.sampling
         digest = hashlib.sha256()
         for name, number in self.files:
             size = os.path.getsize(self.root / name) if (self.root / name).is_file() else -1
@@ -119,10 +121,18 @@ class Videos:
     def __getitem__(self, number: int) -> Item:
         name, label = self.files[number]
         try:
-            clip = read_clip(self.root / name, self.segments * self.frames, size=self.size)
+            return Item(number, label, self._read(self.root / name))
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
             return Item(number, label, None, str(error) or f"{name}: out of memory")
-        return Item(number, label, segmented(clip.frames, self.segments))
+
+    def _read(self, path: Path) -> NDArray[np.uint8]:
+        """(segments, T, H, W, 3): the video sampled so many times, spread, or each in the middle of its own part."""
+        if self.sampling == "spread":
+            return segmented(read_clip(path, self.segments * self.frames, size=self.size).frames, self.segments)
+        info = probe(path)
+        parts = pairwise(np.linspace(0, info.duration, self.segments + 1).tolist())
+        clips = [read_clip(info, self.frames, size=self.size, window=part, sampling="middle") for part in parts]
+        return np.stack([clip.frames for clip in clips])
 
 
 def _listed_folder(folder: Path) -> list[tuple[str, str, str]]:

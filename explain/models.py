@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from explain.core import nearest
 from stabn.checkpoint import pick_device
 from stabn.model import STABN, Box
+from stabn.video import Clip, PathLike, VideoInfo, read_clip
 
 Frames = NDArray[np.uint8]
 Size = tuple[int, int, int]  # T, H, W of a clip, or t, h, w of a grid of features
@@ -57,6 +58,7 @@ class Classifier:
     layout: the order of the module's input.
     layer: name of the layer that the CAM methods look at; None: the last one with a spatial grid, see `cam_layer`.
     size: short side in pixels at which frames are best read from a video; None: the source's own.
+    sampling: which T frames of a video it takes, as `stabn.read_clip` knows it.
     precision: "bf16" makes passes without gradient, and those of masks that are learnt, under autocast in bfloat16:
         faster, and within about 1 % of fp32. Gradients that are themselves the explanation stay fp32.
     quick: the module in a form that is faster where neither gradients nor hooks are needed, as when parts of a clip
@@ -71,6 +73,7 @@ class Classifier:
     layout: Literal["NCTHW", "NTCHW"] = "NCTHW"
     layer: str | None = None
     size: int | None = None
+    sampling: Literal["spread", "middle"] = "spread"
     precision: Literal["fp32", "bf16"] = "fp32"
     quick: Callable[[Tensor], Any] | None = None
 
@@ -79,6 +82,10 @@ class Classifier:
             raise ValueError(f"`precision` must be fp32 or bf16, got {self.precision!r}")
         if self.layout not in ("NCTHW", "NTCHW"):
             raise ValueError(f"`layout` must be NCTHW or NTCHW, got {self.layout!r}")
+
+    def read(self, path: PathLike | VideoInfo, window: tuple[float, float] | None = None) -> Clip:
+        """The clip of a video, or of its window (start, end) in seconds, that the network takes. Raises VideoError."""
+        return read_clip(path, self.frames, size=self.size, window=window, sampling=self.sampling)
 
     def clip(self, frames: Frames) -> Tensor:
         """uint8 RGB (T, H, W, 3) -> float (1, 3, T, h, w) on the network's device; ValueError if it is not."""
@@ -141,7 +148,7 @@ def compiled(network: Classifier) -> Classifier:
             missing = TOGETHER - len(part)
             full = torch.cat([part, part[-1:].expand(missing, -1, -1, -1, -1)]) if missing else part
             full = full.contiguous(memory_format=torch.channels_last_3d)
-            with inductor.patch(freezing=True):
+            with inductor.patch(freezing=True, compile_threads=1):  # no processes that would outlive this one
                 output = network.module(part) if missing > TOGETHER // 2 else folded(full)
             parts.append(getattr(output, "logits", output)[: len(part)])
         return torch.cat(parts)
@@ -180,8 +187,8 @@ def classifier(model: Any) -> Classifier:
     if isinstance(model, Classifier):
         return model
     if isinstance(model, STABN):
-        config = model.config
-        return Classifier(model, model.classes, config.frames, model.preprocess, model.seen, size=config.size)
+        config, takes = model.config, (model.preprocess, model.seen)
+        return Classifier(model, model.classes, config.frames, *takes, size=config.size, sampling=config.sampling)
     raise TypeError(
         f"`model` is a {type(model).__name__}, which does not say how it takes clips: wrap it as "
         "explain.models.Classifier(module, classes, frames, preprocess=explain.models.resized((height, width)))"

@@ -49,7 +49,7 @@ from explain.core import (
 )
 from explain.models import Classifier
 from stabn import __version__
-from stabn.video import Clip, VideoError, VideoInfo, VideoWriter, iter_frames, probe, read_clip
+from stabn.video import Clip, VideoError, VideoInfo, VideoWriter, iter_frames, probe
 
 PROGRAM = "stabn-explain"
 FIGURE_FRAMES = 8  # as many as are readable side by side on a page
@@ -161,7 +161,7 @@ class _Found:
 def _look(info: VideoInfo, network: Classifier, request: Request, stages: Stages, progress: Progress) -> _Found:
     def read(window: tuple[float, float] | None = None) -> Clip:
         with stages("decode"):
-            return read_clip(info, network.frames, size=network.size, window=window)
+            return network.read(info, window)
 
     clip = read() if request.window is None else None
     methods = request.methods

@@ -1,7 +1,8 @@
 """Networks as files: safetensors, with all that rebuilds the network in the file's own header.
 
 A file holds the state dict and, as JSON strings in the header, `config` (which includes the preprocessing),
-`classes` and the free `metadata`: how the weights were trained, what was measured.
+`classes` and the free `metadata`: how the weights were trained, what was measured. The weights that the paper's
+authors released are read too; `stabn.published` knows their names.
 """
 
 from __future__ import annotations
@@ -10,20 +11,30 @@ import hashlib
 import json
 import os
 import secrets
+from collections.abc import Callable
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from stabn import published
 from stabn.model import STABN, Config
 
 FORMAT = "stabn"
 VERSION = 1
 STORAGE = (torch.float32, torch.float16, torch.bfloat16)
+
+# What numpy's numbers are pickled with: released files hold a score, which may be one.
+_SCALAR = np.float64(0).__reduce__()[0]
+_NUMBERS: list[Any] = [
+    *((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")),
+    *(np.dtype, *(type(np.dtype(kind)) for kind in ("f8", "f4", "i8"))),
+]
 
 _HERE = Path(__file__).resolve().parent
 _FOLDERS = (_HERE / "checkpoints", _HERE.parent / "checkpoints")  # in a wheel, in a checkout
@@ -75,7 +86,9 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
 
     `device` is "cpu", "cuda", "cuda:1", "mps", or "auto": the first of cuda, mps and cpu that is there.
     Files of `torch.save` are read without running their code (`weights_only`) if they hold a dictionary of
-    `config`, `classes`, `state_dict` and perhaps `metadata`. Raises CheckpointError.
+    `config`, `classes`, `state_dict` and perhaps `metadata`, or the weights of the paper's authors, as released or
+    their state dict alone: those give `Config(variant="published")` for 224 x 224 pixels, and Something-Something
+    V2's class names if there are 174. Raises CheckpointError.
     """
     target = pick_device(device)
     path = locate(name_or_path)
@@ -95,19 +108,19 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
         ("has unknown", state.keys() - expected.keys()),
     ):
         if names:
-            some = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+            some = ", ".join(sorted(map(content.called, names))[:3]) + (", ..." if len(names) > 3 else "")
             raise CheckpointError(
-                f"{path} does not fit its config: it {problem} {_count(len(names), 'tensor')} ({some})"
+                f"{path} does not fit {content.plan}: it {problem} {_count(len(names), 'tensor')} ({some})"
             )
     for name, tensor in state.items():
         shape, needed = tuple(tensor.shape), tuple(expected[name].shape)
         if shape != needed or tensor.dtype != expected[name].dtype:
             raise CheckpointError(
-                f"{path} does not fit its config: `{name}` is {tensor.dtype} of shape {shape}, "
+                f"{path} does not fit {content.plan}: `{content.called(name)}` is {tensor.dtype} of shape {shape}, "
                 f"{expected[name].dtype} of shape {needed} is needed"
             )
         if not torch.isfinite(tensor).all():
-            raise CheckpointError(f"{path} is damaged: `{name}` has values that are not finite")
+            raise CheckpointError(f"{path} is damaged: `{content.called(name)}` has values that are not finite")
     model.load_state_dict(state, assign=True)
     return model.to(target).eval()
 
@@ -165,6 +178,8 @@ class _Content(NamedTuple):
     classes: list[str]
     metadata: dict[str, Any]
     state: dict[str, Tensor]  # float32 where floating, on the CPU, not shared with the file
+    plan: str = "its config"  # what the tensors have to fit
+    called: Callable[[str], str] = str  # a tensor's name in our network -> its name in the file
 
 
 def _read(path: Path) -> _Content:
@@ -192,6 +207,8 @@ def _read(path: Path) -> _Content:
         built = Config(**values)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path} has a wrong config: {_line(error)}") from None
+    if "plan" in parts:
+        return _Content(built, classes, metadata, _as_loaded(state), parts["plan"], published.called)
     return _Content(built, classes, metadata, _as_loaded(state))
 
 
@@ -218,22 +235,32 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _read_pickle(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMBERS):
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # a damaged or hostile pickle can raise anything
         raise CheckpointError(
             f"{path} cannot be read: it is damaged or holds more than tensors and plain values, "
             "and code in checkpoints is never run"
         ) from None
     keys = ("config", "classes", "state_dict")
-    if not isinstance(content, dict) or any(key not in content for key in keys):
-        raise CheckpointError(f"{path} is a torch.save file without the dictionary of {', '.join(keys)}")
-    state = content["state_dict"]
+    ours = isinstance(content, dict) and all(key in content for key in keys)
+    state = content["state_dict"] if ours else published.found(content)
+    if state is None:
+        raise CheckpointError(
+            f"{path} is a torch.save file without the dictionary of {', '.join(keys)}, and without the tensors of "
+            "the ST-ABN weights that the paper's authors released"
+        )
     if not isinstance(state, dict) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided
         for name, tensor in state.items()
     ):
         raise CheckpointError(f"{path} has a wrong `state_dict`: it must hold dense tensors by name")
-    return {"metadata": {}, **content}, state
+    if ours:
+        return {"metadata": {}, **content}, state
+    try:
+        return published.read(state, content)
+    except ValueError as error:
+        raise CheckpointError(f"{path} cannot be loaded: {error}") from None
 
 
 def _as_loaded(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -19,6 +19,11 @@ Where the paper is silent we chose:
 - Weights start as He's (fan-in) in convolutions and N(0, 0.01) in the classifier. M_t's three T -> T layers
   start as the identity, so that at first each frame's weight comes from that frame; He's would start from
   random preferences for positions.
+
+`variant="published"` is the network of the weights that the paper's authors released. It differs in three things:
+- The attention branch's class scores are averaged over space only and keep T; a linear layer K T -> K follows.
+- Clips have their channels in the order BGR.
+- A clip is T consecutive frames from the middle of a video, not T spread over it.
 """
 
 from __future__ import annotations
@@ -34,6 +39,7 @@ from torch import Tensor, nn
 
 BLOCKS = ("bottleneck", "basic")
 ATTENTIONS = ("both", "spatial", "temporal", "none")
+VARIANTS = ("paper", "published")
 DEPTHS: dict[int, tuple[str, tuple[int, int, int, int]]] = {
     18: ("basic", (2, 2, 2, 2)),
     34: ("basic", (3, 4, 6, 3)),
@@ -67,6 +73,7 @@ class Config:
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)  # of RGB values in 0..1, subtracted
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # of RGB values in 0..1, divided by
     crop: bool = True  # centre square before resizing (the paper); False squeezes the whole frame to S x S
+    variant: Literal["paper", "published"] = "paper"  # "published": as the authors' released weights, see above
 
     def __post_init__(self) -> None:
         for name, length in (("layers", 4), ("stem", 3), ("mean", 3), ("std", 3)):
@@ -87,7 +94,7 @@ class Config:
         for name in ("pool", "crop"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"`{name}` must be True or False, got {getattr(self, name)!r}")
-        for name, allowed in (("block", BLOCKS), ("attention", ATTENTIONS)):
+        for name, allowed in (("block", BLOCKS), ("attention", ATTENTIONS), ("variant", VARIANTS)):
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
         if any(k % 2 == 0 for k in self.stem):
@@ -126,6 +133,11 @@ class Config:
     def channels(self) -> int:
         """C of the features between extractor and branches."""
         return self.width * 4 * (4 if self.block == "bottleneck" else 1)
+
+    @property
+    def sampling(self) -> Literal["spread", "middle"]:
+        """Which T frames of a video the network takes, as `stabn.read_clip` knows it."""
+        return "middle" if self.variant == "published" else "spread"
 
 
 # ---------------------------------------------------------------------------------------------- named results
@@ -282,6 +294,7 @@ class AttentionBranch(nn.Module):
         )  # -> (N, K, T, h, w)
         self.dropout = nn.Dropout(config.dropout)
         self.scores = conv(classes, classes, (1, 1, 1))
+        self.gather = nn.Linear(classes * frames, classes) if config.variant == "published" else None
         self.spatial: nn.Module | None = None
         self.temporal: nn.Module | None = None
         if config.attention in ("both", "spatial"):
@@ -291,7 +304,11 @@ class AttentionBranch(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Attention, Tensor]:
         maps = self.maps(self.blocks(features))  # (N, K, T, h, w)
-        scores = self.scores(self.dropout(maps)).mean((2, 3, 4))  # (N, K): 3D global average pooling
+        if self.gather is None:
+            scores = self.scores(self.dropout(maps)).mean((2, 3, 4))  # (N, K): 3D global average pooling
+        else:
+            scores = self.scores(maps).mean((3, 4)).flatten(1)  # (N, K T)
+            scores = self.gather(self.dropout(scores))  # (N, K)
         spatial = self.spatial(maps) if self.spatial is not None else None  # (N, 1, T, h, w)
         temporal = self.temporal(maps) if self.temporal is not None else None  # (N, 1, T, 1, 1)
         return Attention(spatial, temporal), scores
@@ -431,8 +448,9 @@ class STABN(nn.Module):
         """uint8 RGB frames (T, H, W, 3) -> float32 clip (1, 3, T, S, S) on the network's device.
 
         Centre square crop (if `config.crop`), antialiased bilinear resize to S x S, values to 0..1, minus
-        mean, over std. Frames that are S x S already are not resampled. `frames` is not changed. Raises
-        TypeError for values other than uint8, ValueError for a shape that is not (T, H, W, 3) with T right.
+        mean, over std; the published variant then has the channels in the order BGR. Frames that are S x S
+        already are not resampled. `frames` is not changed. Raises TypeError for values other than uint8,
+        ValueError for a shape that is not (T, H, W, 3) with T right.
         """
         if not isinstance(frames, (np.ndarray, Tensor)):
             raise TypeError(f"`frames` must be a numpy array or a tensor, got {type(frames).__name__}")
@@ -455,7 +473,10 @@ class STABN(nn.Module):
                 frame = F.interpolate(frame, size, mode="bilinear", align_corners=False, antialias=True)
             clip[t] = frame[0]
         mean, std = (clip.new_tensor(values)[:, None, None] for values in (self.config.mean, self.config.std))
-        return ((clip / 255 - mean) / std).transpose(0, 1)[None].contiguous()
+        clip = (clip / 255 - mean) / std
+        if self.config.variant == "published":
+            clip = clip.flip(1)
+        return clip.transpose(0, 1)[None].contiguous()
 
     def seen(self, height: int, width: int) -> Box:
         """The part of a height x width frame that reaches the network, in that frame's pixels."""

@@ -26,7 +26,7 @@ from fractions import Fraction
 from itertools import pairwise
 from operator import itemgetter
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import av
 import numpy as np
@@ -161,11 +161,14 @@ def read_clip(
     size: int | None = None,
     window: tuple[float, float] | None = None,
     fps: float = FOLDER_FPS,
+    sampling: Literal["spread", "middle"] = "spread",
 ) -> Clip:
     """`frames` = T frames spread over a video, a folder of images (shown at `fps`), or a window of either.
 
     The n frames of the range are cut into T equal segments, and the frame at the centre of each is taken:
-    index floor((k + 1/2) n / T), k = 0..T-1; if n < T, frames repeat. A list of indices takes these instead.
+    index floor((k + 1/2) n / T), k = 0..T-1; if n < T, frames repeat. `sampling` "middle" takes T consecutive frames
+    from the middle instead, the first with index floor((n - T) / 2); if n < T, all of them, then the first one again
+    and again; `Clip.notes` says what was not looked at or repeated. A list of indices takes these frames.
     `size` is the short side in pixels (the decoder resizes, aspect kept; None: source size). `window` is
     (start, end) in seconds, start included, end excluded; a window without a frame shows the one before it.
     `path` may be the result of `probe`, which saves probing again for every window. Frames that do not decode
@@ -174,11 +177,13 @@ def read_clip(
     info = path if isinstance(path, VideoInfo) else probe(path, fps=fps)
     for damaged in (False, True):
         info = _scan(info) if damaged else info
-        indices = _indices(info, frames, window)
+        indices = _indices(info, frames, window, sampling)
         wanted = [info.pts[i] for i in indices]
         found = {pts: _rgb(info, frame, size) for pts, frame in _pictures(info, sorted(set(wanted)))}
         if len(found) == len(set(wanted)):
-            return _clip(info, indices, np.stack([found[pts] for pts in wanted]))
+            clip = _clip(info, indices, np.stack([found[pts] for pts in wanted]))
+            told = _unseen(clip, window) if sampling == "middle" and not isinstance(frames, Sequence) else ()
+            return replace(clip, notes=(*clip.notes, *told))
     raise VideoError(info.path, "its time stamps contradict each other: it is damaged")
 
 
@@ -601,8 +606,12 @@ def _scan(info: VideoInfo) -> VideoInfo:
     return _timed(known, [(pts, 0) for pts in stamps])
 
 
-def _indices(info: VideoInfo, frames: int | Sequence[int], window: tuple[float, float] | None) -> NDArray[np.int64]:
+def _indices(
+    info: VideoInfo, frames: int | Sequence[int], window: tuple[float, float] | None, sampling: str = "spread"
+) -> NDArray[np.int64]:
     """The frames that `read_clip` takes; its docstring has the rule."""
+    if sampling not in ("spread", "middle"):
+        raise ValueError(f"`sampling` is {sampling!r}, it must be spread or middle")
     first, stop = 0, info.frame_count
     if window is not None:
         start, end = window
@@ -614,6 +623,9 @@ def _indices(info: VideoInfo, frames: int | Sequence[int], window: tuple[float, 
     if isinstance(frames, int | np.integer) and not isinstance(frames, bool):
         if frames < 1:
             raise ValueError(f"`frames` is {frames}, it must be 1 or more")
+        if sampling == "middle":
+            offset = max(0, stop - first - frames) // 2 + np.arange(frames)
+            return first + np.where(offset < stop - first, offset, 0)
         return first + (2 * np.arange(frames) + 1) * (stop - first) // (2 * frames)
     indices = np.asarray(frames)
     if indices.ndim != 1 or not indices.size or indices.dtype.kind not in "iu":
@@ -621,6 +633,17 @@ def _indices(info: VideoInfo, frames: int | Sequence[int], window: tuple[float, 
     if indices.min() < first or indices.max() >= stop:
         raise VideoError(info.path, f"has frames {first} to {stop - 1} here, asked for {indices.tolist()}")
     return indices.astype(np.int64)
+
+
+def _unseen(clip: Clip, window: tuple[float, float] | None) -> list[str]:
+    """What the sampling "middle" left out or repeated, in words that are the same for every window."""
+    count, seconds = len(clip.frames), np.unique(clip.timestamps)
+    if len(seconds) < count:
+        return [f"{'the video' if window is None else 'a window'} has fewer than {count} frames: its first is repeated"]
+    if window is not None:
+        return [f"looked at {count} frames in a row only, in the middle of each window"]
+    whole = count == clip.frame_count
+    return [] if whole else [f"looked at {count} frames in a row only, {seconds[0]:.2f} to {seconds[-1]:.2f} s"]
 
 
 def _clip(info: VideoInfo, indices: NDArray[np.int64], pictures: Frames) -> Clip:
