@@ -141,6 +141,7 @@ def _opened_result(job: Job, path: str, folder: Path, limits: Limits) -> Session
     upload = read_upload(video, frames, 96, limits, folder=folder, name=video.name, stop=job.stop)
     burnt = video.name == "overlay.mp4"
     notes = [str(note) for note in manifest.get("notes", ())][:8]
+    notes = [note for note in notes if not note.lower().startswith("not sure")]  # the page says it in its own words
     notes.insert(0, f"a saved result of {manifest['video']['name']}, by {manifest['checkpoint']['name']}")
     if burnt:
         notes.insert(1, "the clip is not in the zip: its overlay is shown, with the heat in the picture")
