@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 import time
 import traceback
@@ -252,7 +253,7 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
             try:
                 actions.look(job, session, [method], target or None)
             finally:
-                actions.shutil.rmtree(session.folder, ignore_errors=True)
+                shutil.rmtree(session.folder, ignore_errors=True)
         except (ValueError, PermissionError) as error:
             raise gr.Error(str(error), print_exception=False) from None
         found = session.first
@@ -418,8 +419,7 @@ def _examples(root: Path) -> list[Example]:
     folder = root / "examples"
     folder.mkdir(exist_ok=True)
     real = [
-        Example(key, caption, Path(actions.shutil.copy(get_video(file), folder / f"{key}.mp4")))
-        for key, file, caption in REAL
+        Example(key, caption, Path(shutil.copy(get_video(file), folder / f"{key}.mp4"))) for key, file, caption in REAL
     ]
     return [*actions.generated(folder), *real]
 

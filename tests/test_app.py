@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -364,6 +365,37 @@ class TestPage:
 
         assert main(["--auth", "nobody"]) == 2
         assert capsys.readouterr().err == "error: --auth needs a name and a password, USER:PASSWORD\n"
+
+    def test_the_options_reach_the_server_and_the_default_is_this_machine_only(self, weights, monkeypatch):
+        import gradio
+
+        from app.page import main
+
+        given: dict[str, Any] = {}
+        monkeypatch.setattr(gradio.Blocks, "launch", lambda self, **options: given.update(options))
+        assert main(["--checkpoint", str(weights), "--device", "cpu"]) == 0
+        assert (given["server_name"], given["server_port"]) == ("127.0.0.1", None)
+        assert (given["share"], given["auth"]) == (False, None)
+        opened = ["--host", "0.0.0.0", "--port", "7999", "--share", "--auth", "me:a:secret"]
+        assert main(["--checkpoint", str(weights), "--device", "cpu", *opened]) == 0
+        assert (given["server_name"], given["server_port"]) == ("0.0.0.0", 7999)
+        assert (given["share"], given["auth"]) == (True, ("me", "a:secret"))
+
+    def test_a_password_is_asked_for(self, weights):
+        guard.prepare()
+        from app.layout import LOOK, build
+
+        demo = build([str(weights)], "cpu")
+        options = guard.launch_arguments(actions.LIMITS, auth=("me", "secret"))
+        demo.launch(prevent_thread_lock=True, quiet=True, **options, **LOOK)
+        try:
+            assert httpx.get(demo.local_url + "config").status_code == 401
+            assert httpx.post(demo.local_url + "login", data={"username": "me", "password": "no"}).status_code == 400
+            with httpx.Client(base_url=demo.local_url) as client:
+                client.post("login", data={"username": "me", "password": "secret"}).raise_for_status()
+                assert client.get("config").status_code == 200
+        finally:
+            demo.close()
 
     def test_the_menu_is_closed(self, weights):
         models = actions.Models([str(weights)])
