@@ -177,6 +177,8 @@ def in_processes(start: Callable[[int], Look], batches: Sequence[Sequence[int]],
             share.start()
         for _ in batches:
             yield _next(done, shares)
+        for share in shares:
+            share.join(5)  # with nothing left to do it ends by itself, and cleans up behind it
     finally:
         for share in shares:
             if share.is_alive():
