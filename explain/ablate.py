@@ -52,8 +52,9 @@ class Options:
     """What to invert: spatial, temporal, spatial,temporal (these, and both at once), or none."""
     checkpoint: Annotated[str, _option("NAME|FILE", "default: synthetic")] = "synthetic"
     """The network: the name of a bundled one, or a file."""
-    data: Annotated[Path | None, _option("FOLDER|CSV", "default: Synthetic-Something, generated")] = None
-    """Labelled videos: a folder of class folders, or a CSV with the columns path and label."""
+    data: Annotated[Path | None, _option("FOLDER|LIST", "default: Synthetic-Something, generated")] = None
+    """Labelled videos: a folder of class folders, a CSV with the columns path and label, or a list of
+    Something-Something V1 or V2."""
     clips: Annotated[int | None, _option("N", f"default: {CLIPS} generated ones, or all of --data")] = None
     """How many clips; of --data so many, spread evenly."""
     first: Annotated[int, _option("SEED", "default: 0")] = 0

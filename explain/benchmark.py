@@ -78,9 +78,9 @@ class Options(NetworkOptions):
     """How many clips; of --data so many, spread evenly."""
     first: Annotated[int, _option("SEED", "default: 0")] = 0
     """The first seed of generated clips."""
-    data: Annotated[Path | None, _option("FOLDER|CSV", "default: Synthetic-Something, generated")] = None
-    """Labelled videos: a folder of class folders, or a CSV with the columns path and label. Their evidence is not
-    known, so that there is no localisation."""
+    data: Annotated[Path | None, _option("FOLDER|LIST", "default: Synthetic-Something, generated")] = None
+    """Labelled videos: a folder of class folders, a CSV with the columns path and label, or a list of
+    Something-Something V1 or V2. Their evidence is not known, so that there is no localisation."""
     samples: Annotated[int, _option("N", "default: 256")] = 256
     """Random masks of RISE and LIME."""
     steps: Annotated[int, _option("N", "default: 100")] = 100

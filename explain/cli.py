@@ -24,25 +24,10 @@ import tyro
 
 from explain import METHODS
 from stabn import opencv_advice
+from stabn.data import VIDEOS
 
 if TYPE_CHECKING:
     from explain.models import Classifier
-
-VIDEOS = (
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".mkv",
-    ".webm",
-    ".avi",
-    ".gif",
-    ".flv",
-    ".ogv",
-    ".3gp",
-    ".mpg",
-    ".mpeg",
-    ".ts",
-)
 
 
 def _option(metavar: str, default: str) -> Any:

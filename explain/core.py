@@ -7,7 +7,6 @@ in, drawing is in `explain.render`.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from explain import METHODS
+from stabn.data import class_index, nearest
 
 if TYPE_CHECKING:
     from explain.models import Classifier
@@ -30,7 +30,6 @@ Floats = NDArray[np.floating[Any]]
 # Top, left, height, width in a picture's pixels, as stabn.model.Box.
 View = tuple[float, float, float, float]
 
-LISTED = 40  # names at most in a message that says what is allowed
 FLAT = 0.05  # of a sigmoid's range: values that spread by less are called almost flat
 SURE = 0.5  # a best class below this probability is said to be uncertain
 
@@ -296,20 +295,6 @@ def check_window(window: float, stride: float) -> None:
         )
 
 
-def class_index(classes: Sequence[str], target: int | str) -> int:
-    """The index of a class given by name (in any case) or index; ValueError with the nearest names."""
-    names = [name.casefold() for name in classes]
-    if isinstance(target, str) and target.casefold() in names:
-        return names.index(target.casefold())
-    if isinstance(target, str) and not target.isdecimal():
-        raise ValueError(f"there is no class {target!r} among the {len(classes)}: {nearest(target, classes)}")
-    if isinstance(target, bool) or not isinstance(target, str | int | np.integer):
-        raise TypeError(f"`target` is {target!r}, it must be the index or the name of a class")
-    if not 0 <= int(target) < len(classes):
-        raise ValueError(f"there is no class {target}: the {len(classes)} classes are 0 to {len(classes) - 1}")
-    return int(target)
-
-
 def top(classes: Sequence[str], probabilities: Floats, k: int = 5) -> list[tuple[str, float]]:
     """The k best classes with their probabilities, best first."""
     order = np.argsort(-probabilities, kind="stable")[:k]
@@ -403,12 +388,3 @@ def _noted(explanation: Explanation) -> Explanation:
 
 def _is_flat(values: Floats, top: float) -> bool:
     return bool(values.max() - values.min() < FLAT * (top or 1))
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    known = list(names)
-    folded = {other.casefold(): other for other in known}
-    close = difflib.get_close_matches(name.casefold(), folded, n=3, cutoff=0.4)
-    chosen = [folded[other] for other in close] or known[:LISTED]
-    more = f" and {len(known) - LISTED} more" if len(known) > LISTED and not close else ""
-    return ("did you mean " if close else "there are ") + ", ".join(repr(other) for other in chosen) + more
