@@ -1,5 +1,6 @@
 """`stabn-train`: trains the compact network on Synthetic-Something, saves as it goes, resumes where it stopped."""
 
+import io
 import json
 import os
 import sys
@@ -60,6 +61,10 @@ class Options:
     """Processes that generate clips."""
     save_every: int = 100
     """Steps between two saves of the state that resuming needs."""
+    check: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Train nothing: read the headers of all videos of --data, in --workers processes, and list what is wrong."""
+    data: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER|LIST")] = None
+    """Labelled videos to --check: a folder of class folders, a CSV of path and label, Something-Something V1 or V2."""
 
 
 def rate_at(step: int, options: Options) -> float:
@@ -158,10 +163,31 @@ def check(options: Options) -> None:
             "--keep, --erase, --price and --invert need spatial and temporal attention: leave them out, or "
             f"--attention {options.attention}"
         )
+    if options.check and options.data is None:
+        raise UsageError("--check needs --data: the folder or the list of labelled videos to look at")
+    if options.data is not None and not options.check:
+        raise UsageError("--data goes with --check: training is on generated clips")
+    if options.data is not None and not options.data.exists():
+        raise UsageError(f"--data {options.data} does not exist")
     if options.out.is_dir():
         raise UsageError(
             f"--out {options.out} is a folder: name the file to write, for example {options.out}/mine.safetensors"
         )
+
+
+def check_data(options: Options) -> int:
+    """The exit code of `--check`. Raises UsageError: --data is no labelled videos, or could be several lists."""
+    check(options)
+    from stabn import check as checking
+    from stabn.data import DataError
+
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names of files may hold what a terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        return checking.check(options.data or Path(), options.workers)
+    except DataError as error:
+        raise UsageError(str(error)) from None
 
 
 def train(options: Options) -> None:
@@ -293,7 +319,7 @@ def train(options: Options) -> None:
     state_file.unlink(missing_ok=True)
 
 
-_FREE = {"out", "device", "threads", "workers", "save_every"}
+_FREE = {"out", "device", "threads", "workers", "save_every", "check", "data"}
 
 
 def keep_log(log_file: Path, step: int) -> None:
@@ -311,9 +337,12 @@ def _one_thread(_: int) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of `stabn-train`. Exit code 0: the weights are written, 1: training failed, 2: wrong use."""
+    """Entry point of `stabn-train`. Exit code 0: the weights are written, or all videos are fine; 1: training failed,
+    or a video or label is bad; 2: wrong use."""
     options = tyro.cli(Options, prog="stabn-train", args=arguments)
     try:
+        if options.check:
+            sys.exit(check_data(options))
         train(options)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
