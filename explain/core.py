@@ -45,7 +45,7 @@ class Explanation:
         spatial: M_s, float32 (T, h, w), non-negative unless `signed`, at the network's own resolution.
         temporal: M_t, float32 (T,), non-negative unless the method weighs whole frames with a sign.
         timestamps: float64 (T,), seconds since the video's first frame, ascending; frames of a source with
-            fewer than T frames repeat.
+            fewer than T frames repeat, with the sampling "middle" the first one, at the end.
         frame_indices: int64 (T,), display order in the source.
         source_size: (H, W) of the source frame after rotation.
         view: the part of the source frame that the maps cover, in its pixels; the network saw nothing else.
@@ -354,7 +354,11 @@ def _run(
 ) -> Explanation:
     run = resolve(method)
     with asked(model, clip, target) as (network, index):
-        return run(network, clip, index, **options)
+        found = run(network, clip, index, **options)
+    if network.sampling == "middle" and (np.diff(np.unique(clip.frame_indices)) > 1).any():
+        note = "this network takes consecutive frames, and these are spread: read them with sampling='middle'"
+        found = replace(found, notes=(*found.notes, note))
+    return found
 
 
 @contextmanager

@@ -182,7 +182,7 @@ def read_clip(
         found = {pts: _rgb(info, frame, size) for pts, frame in _pictures(info, sorted(set(wanted)))}
         if len(found) == len(set(wanted)):
             clip = _clip(info, indices, np.stack([found[pts] for pts in wanted]))
-            told = _unseen(clip, window) if sampling == "middle" and not isinstance(frames, Sequence) else ()
+            told = _unseen(clip, window) if sampling == "middle" and isinstance(frames, int | np.integer) else ()
             return replace(clip, notes=(*clip.notes, *told))
     raise VideoError(info.path, "its time stamps contradict each other: it is damaged")
 
