@@ -346,7 +346,7 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
         opening = again.upload(open_result, again, **long)
         scoring = [event.success(score, None, **long) for event in (*started, making)]
         for anew in (run.click, gallery.select, player.example, player.ask, take.click, again.upload):
-            anew(give_way, None, None, cancels=scoring, queue=False, **PRIVATE)
+            anew(give_way, None, None, queue=False, **PRIVATE)
         halt.click(stop, None, player, cancels=[*started, *scoring, making, opening], queue=False, **PRIVATE)
         # Its own lane: an edit needs no lock, and must not wait behind somebody's long work.
         player.edit(edit, None, player, trigger_mode="multiple", concurrency_limit=2, concurrency_id="edit", **PRIVATE)

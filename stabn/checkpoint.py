@@ -186,12 +186,13 @@ def _read(path: Path) -> _Content:
     """What a file says, its parts checked one by one, not yet against each other."""
     try:
         with open(path, "rb") as file:
-            start = file.read(4)
+            start = file.read(9)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
     if not start:
         raise CheckpointError(f"{path} is empty, not a checkpoint")
-    pickled = start.startswith((b"PK\x03\x04", b"\x80"))  # what torch.save writes, now and long ago
+    # What torch.save writes, now and long ago. A length of safetensors' header may begin alike; then comes a brace.
+    pickled = start.startswith((b"PK\x03\x04", b"\x80")) and start[8:] != b"{"
     parts, state = _read_pickle(path) if pickled else _read_safetensors(path)
     config, classes, metadata = (parts[key] for key in ("config", "classes", "metadata"))
     if not isinstance(config, dict) or not isinstance(metadata, dict):
