@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ from explain.models import TORCHVISION, Classifier, classifier, open_model
 from stabn import synthetic
 from stabn.checkpoint import load, locate
 from stabn.model import STABN, Attention, Mixture
-from stabn.video import Clip, VideoError, write_video
+from stabn.video import Clip, write_video
 
 LIMITS = Limits()  # of an upload
 SIDE_BY_SIDE = 4  # methods at once
@@ -48,15 +48,11 @@ class Stopped(Exception):
 
 
 class Job:
-    """Long work: what it says of itself is in `messages`, as (words, share done in 0..1 or None), and None at its end.
+    """Long work: what it says of itself is in `messages`, as (words, share done in 0..1 or None)."""
 
-    Work that is `spare` was asked for by nobody: it gives way to what the same person does next.
-    """
-
-    def __init__(self, spare: bool = False) -> None:
-        self.spare = spare
+    def __init__(self) -> None:
         self.stop = threading.Event()
-        self.messages: queue.SimpleQueue[tuple[str, float | None] | None] = queue.SimpleQueue()
+        self.messages: queue.SimpleQueue[tuple[str, float | None]] = queue.SimpleQueue()
 
     def say(self, words: str, share: float | None = None) -> None:
         self.messages.put((words, share))
@@ -92,19 +88,17 @@ class Job:
 
 @dataclass(eq=False)
 class Model:
-    """A network that the page offers. `name` is what its menu and the command line call it.
-
-    `twin` has the same weights in modules of its own, for `perceive` while a method has its hooks in the network.
-    """
+    """A network that the page offers. `name` is what its menu and the command line call it."""
 
     name: str
     network: Classifier
     lock: threading.Lock = field(default_factory=threading.Lock)
-    twin: STABN | None = field(init=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def twin(self) -> STABN | None:
+        """The same weights in modules of its own, for `perceive` while a method has its hooks in the network."""
         shared = [*self.network.module.parameters(), *self.network.module.buffers()]
-        self.twin = copy.deepcopy(self.stabn, {id(tensor): tensor for tensor in shared})
+        return copy.deepcopy(self.stabn, {id(tensor): tensor for tensor in shared})
 
     @property
     def stabn(self) -> STABN | None:
@@ -240,7 +234,7 @@ class Session:
     attention: Attention | None = None  # as the network made it, of one clip
     mixture: Mixture | None = None
     trial: tuple[str, metrics.Trial] | None = None  # with what it puts for removed parts
-    edited: guard.Edit | None = None  # what the attention was last changed to; None: it is as the network made it
+    edited: guard.Edit | None = None  # the last what-if, with what is inverted in it
 
     @property
     def network(self) -> Model:
@@ -287,27 +281,18 @@ class Sessions:
                 self._held[key] = time.monotonic(), session
             return session
 
-    def put(self, key: str, session: Session, job: Job | None = None) -> None:
-        """Raises Stopped if the `job` that made the session was stopped, by a page that was closed for example."""
+    def put(self, key: str, session: Session) -> None:
         with self._lock:
-            if job is not None and job.stop.is_set():
-                shutil.rmtree(session.folder, ignore_errors=True)
-                raise Stopped
             if self.get(key) is not session:
                 self._let_go(key)
             self._held[key] = time.monotonic(), session
             self.sweep()
 
-    def files(self) -> set[str]:
-        """What the open sessions play and read, which may lie outside their folders."""
-        with self._lock:
-            return {file for _, session in self._held.values() for file in (session.path, session.playable)}
-
-    def job(self, key: str, spare: bool = False) -> Job:
+    def job(self, key: str) -> Job:
         """A new job for this person, whose last one is stopped."""
         with self._lock:
             self.stop(key)
-            self._jobs[key] = job = Job(spare)
+            self._jobs[key] = job = Job()
             return job
 
     def done(self, key: str, job: Job) -> None:
@@ -315,15 +300,13 @@ class Sessions:
             if self._jobs.get(key) is job:
                 del self._jobs[key]
 
-    def stop(self, key: str, spare: bool = False) -> bool:
-        """Stops the job of this person, with `spare` only one that is; gives whether there was one."""
+    def stop(self, key: str) -> bool:
+        """Stops the job of this person; gives whether there was one."""
         with self._lock:
-            job = self._jobs.get(key)
-            if job is None or (spare and not job.spare):
-                return False
-            job.stop.set()
-            del self._jobs[key]
-            return True
+            job = self._jobs.pop(key, None)
+            if job is not None:
+                job.stop.set()
+            return job is not None
 
     def drop(self, key: str) -> None:
         with self._lock:
@@ -361,28 +344,16 @@ def prepare(
     `examples` are those whose evidence is known, by `digest`. Raises VideoError (a ValueError) and Stopped.
     """
     began = time.perf_counter()
-    name = Path(path).name
+    name, example = Path(path).name, (examples or {}).get(digest(path))
     folder = Path(tempfile.mkdtemp(prefix="clip-", dir=root))
     job.say("Reading the clip")
     try:
         network = model.network
-        upload = read_upload(
-            path,
-            network.frames,
-            network.size,
-            limits,
-            folder=folder,
-            name=name,
-            stop=job.stop,
-            sampling=network.sampling,
-        )
-        example = examples.get(digest(path)) if examples else None
+        upload = read_upload(path, network.frames, network.size, limits, folder=folder, name=name, stop=job.stop)
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         job.check()  # what was stopped is not an error of the clip
-        if isinstance(error, OSError):
-            raise VideoError(name, f"cannot be read: {error.strerror}") from error
-        raise
+        raise error
     return Session(
         path=path,
         name=name,
@@ -400,12 +371,11 @@ def prepare(
 def look(job: Job, session: Session, methods: Sequence[str], target: int | str | None = None) -> None:
     """Puts the explanations of the clip by up to four `methods` on show; those of a class, or of the predicted one.
 
-    ST-ABN's is the first of them, as what changes the attention acts on the first. Methods that cannot explain this
-    network are `refused`. The features behind the attention are kept for `edit`.
+    Methods that cannot explain this network are `refused`. The features behind the attention are kept for `edit`.
     Raises ValueError if none can, for unknown methods or classes and for more than four, and Stopped.
     """
     model = session.network
-    methods = sorted(dict.fromkeys(methods), key=lambda method: method != "stabn") or [model.first]
+    methods = list(dict.fromkeys(methods)) or [model.first]
     if len(methods) > SIDE_BY_SIDE:
         raise ValueError(f"{len(methods)} methods do not fit side by side: choose up to {SIDE_BY_SIDE}")
     index = None if target is None else class_index(model.network.classes, target)
@@ -428,8 +398,6 @@ def look(job: Job, session: Session, methods: Sequence[str], target: int | str |
     if not found:
         raise ValueError("; ".join(refused.values()))
     session.explanations, session.refused = found, refused
-    if "stabn" not in found:
-        session.edited = None
     session.seconds["looking"] = time.perf_counter() - began
 
 
@@ -537,8 +505,8 @@ def edit(session: Session, data: Mapping[str, Any]) -> NDArray[np.float32]:
     """What the network answers (K,) if it is given another attention; only its perception branch runs.
 
     `data` is what `guard.read_edit` takes, and `invert_spatial` and `invert_temporal`, which turn what is given into
-    1 - M. Where a value is as it was sent to the browser, the network's own is taken, without rounding to a byte; if
-    all are, nothing is `edited`. Raises ValueError (guard.EditError among them).
+    1 - M. Where a value is as it was sent to the browser, the network's own is taken, without rounding to a byte.
+    Raises ValueError (guard.EditError among them).
     """
     model, attention, mixture = session.network.twin, session.attention, session.mixture
     if model is None or attention is None or mixture is None:
@@ -557,10 +525,7 @@ def edit(session: Session, data: Mapping[str, Any]) -> NDArray[np.float32]:
         bool(data.get("invert_temporal")) and temporal is not None,
     )
     probabilities = model.perceive(mixture, changed)[0].float().softmax(0).cpu().numpy()
-    if all(part is None or own is None or torch.equal(part, own) for part, own in zip(changed, attention, strict=True)):
-        session.edited = None
-    else:
-        session.edited = guard.Edit(
-            *(None if part is None else part[0, 0].float().squeeze().cpu().numpy() for part in changed)
-        )
+    session.edited = guard.Edit(
+        *(None if part is None else part[0, 0].float().squeeze().cpu().numpy() for part in changed)
+    )
     return probabilities

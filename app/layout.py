@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from queue import Empty
 from typing import Any
 
 import gradio as gr
@@ -21,6 +21,7 @@ from app.actions import Example, Job, Models, Session, Sessions, Stopped
 from app.player import Player, rows, scored, shown
 from explain import TITLES
 
+PULSE = 0.2  # seconds between two looks at what a job says
 IDLE = {"busy": False}
 NETWORK: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -63,7 +64,7 @@ HEAD = """
 
 MEANING = """
 ## What you see
-The network was shown **{frames} frames**, {taken}. For its answer it weighted what it saw, twice.
+The network was shown **{frames} frames**, spread evenly over the clip. For its answer it weighted what it saw, twice.
 
 **Where: spatial attention.** Each of these frames has a map of small cells. A value near 1 lets the features of that
 place count almost double, a value near 0 leaves them as they are. The heat over the picture is this map.
@@ -96,8 +97,6 @@ anew, from the features that it had.
   right thing.
 - **A plausible map is not a correct one.** People like maps that fall on what they would look at themselves.
 """
-
-TAKEN = {"spread": "spread evenly over the clip", "middle": "one after the other from the middle of the clip"}
 
 PYTHON = """
 ## The same from Python
@@ -153,7 +152,7 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
             model, session = models[name], sessions.get(key)
             if session is None or session.path != path or session.model is not model:
                 session = actions.prepare(job, model, path, root, known)
-                sessions.put(key, session, job)
+                sessions.put(key, session)
             actions.look(job, session, methods)
             return session
 
@@ -171,7 +170,7 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
             note.append(actions.score(job, session))
             return session
 
-        yield from _live(sessions, key, work, show=False, spare=True)
+        yield from _live(sessions, key, work, show=False)
         found = {method: scored(session, each) for method, each in session.explanations.items()}
         yield gr.update(answer={"clip": session.id, "scores": found, "note": "".join(note), "at": time.time()})
 
@@ -189,8 +188,7 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
         told = {key: event._data.get(key) for key in ("clip", "seq")}
         try:
             session = _open(sessions, str(request.session_hash), event)
-            new = actions.edit(session, event._data)
-            return gr.update(answer={**told, "rows": rows(session, new if session.edited else None)})
+            return gr.update(answer={**told, "rows": rows(session, actions.edit(session, event._data))})
         except ValueError as error:
             return gr.update(answer=told, status=_problem(error))
 
@@ -213,7 +211,7 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
 
         def work(job: Job) -> Session:
             session = saved.open_result(job, path, root)
-            sessions.put(key, session, job)
+            sessions.put(key, session)
             return session
 
         yield from _live(sessions, key, work)
@@ -221,9 +219,6 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
     def stop(request: gr.Request) -> Any:
         sessions.stop(str(request.session_hash))
         return gr.update(status={**IDLE, "stopped": time.time()})
-
-    def give_way(request: gr.Request) -> None:
-        sessions.stop(str(request.session_hash), spare=True)
 
     def choose(name: str) -> Any:
         try:
@@ -328,8 +323,7 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
                     )
                     files = gr.Files(label="Files", show_label=False, visible=False, interactive=False, elem_id="files")
             with gr.Tab("What it means"):
-                words = MEANING.format(frames=first.network.frames, taken=TAKEN[first.network.sampling])
-                gr.Markdown(words, elem_classes="words")
+                gr.Markdown(MEANING.format(frames=first.network.frames), elem_classes="words")
             with gr.Tab("From Python"):
                 text = PYTHON.format(model=first.name, methods=", ".join(f"`{method}`" for method in first.methods))
                 gr.Markdown(text, elem_classes="words")
@@ -342,37 +336,22 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
             player.example(pick_by_key, None, clip, **PRIVATE).then(start, given, **long),
             player.ask(ask, None, **long),
         ]
+        scoring = [event.success(score, None, **long) for event in started]
         making = take.click(export, None, [player, files], **NETWORK, **PRIVATE)
         opening = again.upload(open_result, again, **long)
-        scoring = [event.success(score, None, **long) for event in (*started, making)]
-        for anew in (run.click, gallery.select, player.example, player.ask, take.click, again.upload):
-            anew(give_way, None, None, queue=False, **PRIVATE)
         halt.click(stop, None, player, cancels=[*started, *scoring, making, opening], queue=False, **PRIVATE)
         # Its own lane: an edit needs no lock, and must not wait behind somebody's long work.
         player.edit(edit, None, player, trigger_mode="multiple", concurrency_limit=2, concurrency_id="edit", **PRIVATE)
         name.change(choose, name, methods, **PRIVATE)
         gr.api(endpoint, api_name="explain", **NETWORK)
         demo.unload(leave)
-    clip.keep_in_cache = _Kept([example.path for example in clips], sessions)  # type: ignore[assignment]
     demo.queue(**guard.queue_arguments())
     return demo
 
 
-class _Kept:
-    """The files that gradio must not delete though they are old, each time it looks: examples, and what is open."""
-
-    def __init__(self, examples: Sequence[Path], sessions: Sessions) -> None:
-        self._examples, self._sessions = examples, sessions
-
-    def __iter__(self) -> Iterator[str]:
-        return map(os.path.abspath, (*map(str, self._examples), *self._sessions.files()))
-
-
-def _live(
-    sessions: Sessions, key: str, work: Callable[[Job], Session], show: bool = True, spare: bool = False
-) -> Iterator[Any]:
+def _live(sessions: Sessions, key: str, work: Callable[[Job], Session], show: bool = True) -> Iterator[Any]:
     """Updates of the player while `work` goes on in a thread, and what came of it in the end."""
-    job = sessions.job(key, spare)
+    job = sessions.job(key)
     found: list[Session] = []
     failed: list[BaseException] = []
 
@@ -381,14 +360,17 @@ def _live(
             found.append(work(job))
         except BaseException as error:  # it is told to the person below
             failed.append(error)
-        finally:
-            job.messages.put(None)
 
-    threading.Thread(target=run, daemon=True).start()
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
     try:
-        while (told := job.messages.get()) is not None:
-            words, share = told
+        while thread.is_alive():
+            try:
+                words, share = job.messages.get(timeout=PULSE)
+            except Empty:
+                continue
             yield gr.update(status={"busy": True, "text": words, "share": share})
+        thread.join()
     finally:
         job.stop.set()  # the page was closed, or the event cancelled: nobody waits for it any more
         sessions.done(key, job)
