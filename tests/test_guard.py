@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -35,14 +34,6 @@ from stabn.video import Clip, VideoError, probe, read_clip
 
 Make = Callable[..., Path]
 SECRET = "a secret of this server"
-
-
-def run(served: Any) -> None:
-    """Playwright's loop may be running in this thread."""
-    with ThreadPoolExecutor(1) as beside:
-        beside.submit(asyncio.run, served).result()
-
-
 ASKED: set[str] = set()  # the hosts that this process, which is the server, connected to or looked up
 HARMED = "document.body.dataset.harmed = 1"
 CLASSES = [f'<img src=x onerror="{HARMED}">', f"${{{HARMED}}}", f"{{{{{HARMED}}}}}"]
