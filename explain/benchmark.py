@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import tyro
 
 from explain import METHODS, TITLES, report
-from explain.cli import NetworkOptions, UsageError, check_network, listed_methods, open_network
+from explain.cli import NetworkOptions, UsageError, check_network, listed, listed_methods, open_network
 from explain.runs import Batches, Folder, Look, Record, cores, device_of, in_processes
 from stabn import __version__
 
@@ -194,7 +194,7 @@ def run(options: Options) -> dict[str, Any]:
     from stabn.checkpoint import pick_device
 
     groups = {"core": [name for name, score in SCORES.items() if score.group == "core"], "full": list(SCORES)}
-    scores = groups.get(options.metrics) or _listed(options.metrics)
+    scores = groups.get(options.metrics) or listed(options.metrics)
     for name in scores:
         if name not in SCORES:
             raise UsageError(f"--metrics: there is no score {name!r}: {nearest(name, (*SCORES, *groups))}")
@@ -226,12 +226,12 @@ def run(options: Options) -> dict[str, Any]:
         return finished
     pending = [number for number in source.numbers if number not in records]
     processes = min(options.processes or (cores() if device.type == "cpu" else 1), max(1, len(pending)))
-    if many := len(pending) >= MANY * processes:
-        network = compiled(network) if processes == 1 else network
+    many = len(pending) >= MANY * processes
     if processes > 1:
         start = partial(_looking, options, plan, source, weights, many)
         batches = in_processes(start, [[number] for number in pending], processes)
     else:
+        network = compiled(network) if many else network
         batches = _one_by_one(lambda numbers: [look(network, source[number], plan) for number in numbers], pending)
     found = folder.collect(batches, records, len(source.numbers), options.quiet)
     result = {
@@ -266,7 +266,7 @@ def _checked(options: Options) -> list[str]:
             check_method(method)
     except ValueError as error:
         raise UsageError(f"--methods: {error}") from None
-    if not asked or not _listed(options.metrics):
+    if not asked or not listed(options.metrics):
         name = "metrics" if asked else "methods"
         raise UsageError(f"--{name} is empty, it must be one name or more, with commas between them")
     for name, least in (
@@ -290,10 +290,6 @@ def _checked(options: Options) -> list[str]:
     if options.data is not None and options.first:
         raise UsageError("--first is a seed of generated clips, it has no meaning for --data")
     return [method for method in METHODS if method in asked or method in CONTROLS]
-
-
-def _listed(names: str) -> list[str]:
-    return list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
 
 
 def _opened(options: Options, device: Any) -> tuple[Classifier, str]:

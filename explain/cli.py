@@ -337,10 +337,15 @@ def _methods(options: Options) -> list[str]:
     return listed_methods(options.method or default)
 
 
+def listed(names: str) -> list[str]:
+    """The names of a list with commas, each once."""
+    return list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
+
+
 def listed_methods(names: str) -> list[str]:
-    """The methods of a list with commas, each once; `all` in it stands for all, in the order of METHODS."""
-    listed = list(dict.fromkeys(name.strip() for name in names.split(",") if name.strip()))
-    return list(METHODS) if "all" in listed else listed
+    """The methods of a list with commas; `all` in it stands for all, in the order of METHODS."""
+    found = listed(names)
+    return list(METHODS) if "all" in found else found
 
 
 def _summary(path: Path, folder: Path, manifest: dict[str, Any], made: bool, count: int) -> str:

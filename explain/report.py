@@ -198,10 +198,9 @@ def _grid(result: dict[str, Any], names: Sequence[str], costs: bool) -> list[str
             lines.append(f"| {title} | refuses |{' – |' * (len(heads) - 2)}")
             continue
         line(title, _grid_of(row), row, (_seconds(row["seconds"]), f"{row['evaluations']:.0f}"))
-    for row in _perfect(result):
-        if any(row["scores"].get(name) for name in names):
-            title, cells = row["method"].split(" of ")
-            line(f"*{title}*", cells, row, ("–", "–"))
+    for cells, scores in result["perfect"].items():
+        if any(scores.get(name) for name in names):
+            line("*perfect mask*", cells, {"scores": scores}, ("–", "–"))
     return lines
 
 

@@ -135,11 +135,8 @@ def _lines(path: Path) -> list[bytes]:
 def _of_fewer(found: Any, study: dict[str, Any]) -> bool:
     """Whether a study is of the same as another one, but of fewer clips."""
     try:
-        clips = found["data"]["clips"]
-        return (
-            clips < study["data"]["clips"]
-            and found | {"data": found["data"] | {"clips": study["data"]["clips"]}} == study
-        )
+        more = study["data"]["clips"]
+        return found["data"]["clips"] < more and found | {"data": found["data"] | {"clips": more}} == study
     except (KeyError, TypeError):
         return False
 
