@@ -536,7 +536,7 @@ def test_a_bad_clip_is_a_sentence_and_the_server_goes_on(
 
     with monkeypatch.context() as patch:
         patch.setattr(reader, "apart", apart)
-        said = served.explain(clip) + served.click_run(clip, "me")
+        said = served.explain(clip) + served.click_run(clip, f"bad-{harm}")  # in which nothing is open
     assert "top5" not in said
     assert "panels" not in said
     assert "Traceback" not in said
