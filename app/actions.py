@@ -36,7 +36,7 @@ from explain.models import TORCHVISION, Classifier, classifier, open_model
 from stabn import synthetic
 from stabn.checkpoint import load, locate
 from stabn.model import STABN, Attention, Mixture
-from stabn.video import Clip, write_video
+from stabn.video import Clip, VideoError, write_video
 
 LIMITS = Limits()  # of an upload
 SIDE_BY_SIDE = 4  # methods at once
@@ -344,16 +344,28 @@ def prepare(
     `examples` are those whose evidence is known, by `digest`. Raises VideoError (a ValueError) and Stopped.
     """
     began = time.perf_counter()
-    name, example = Path(path).name, (examples or {}).get(digest(path))
+    name = Path(path).name
     folder = Path(tempfile.mkdtemp(prefix="clip-", dir=root))
     job.say("Reading the clip")
     try:
         network = model.network
-        upload = read_upload(path, network.frames, network.size, limits, folder=folder, name=name, stop=job.stop)
+        upload = read_upload(
+            path,
+            network.frames,
+            network.size,
+            limits,
+            folder=folder,
+            name=name,
+            stop=job.stop,
+            sampling=network.sampling,
+        )
+        example = examples.get(digest(path)) if examples else None
     except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
         job.check()  # what was stopped is not an error of the clip
-        raise error
+        if isinstance(error, OSError):
+            raise VideoError(name, f"cannot be read: {error.strerror}") from error
+        raise
     return Session(
         path=path,
         name=name,

@@ -18,9 +18,10 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain, islice
-from typing import IO, Any, cast
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 
@@ -50,7 +51,7 @@ class Limits:
     seconds: float = 60.0
     frames: int = 7_200  # in the file
     pixels: int = 3840 * 2160  # per frame
-    memory: int = 4 * 2**30  # bytes of address space of the worker, where the system can limit it
+    memory: int | None = 4 * 2**30  # bytes of address space of the worker, where the system can limit it; None: any
     timeout: float = 60.0  # seconds of wall clock, conversion for the browser included
 
     def __str__(self) -> str:
@@ -75,16 +76,18 @@ class Upload:
 
 def read_upload(
     path: str | os.PathLike[str],
-    frames: int,
+    frames: int | Sequence[int],
     size: int | None,
     limits: Limits = Limits(),
     *,
     folder: str | os.PathLike[str],
     name: str | None = None,
     stop: threading.Event | None = None,
+    sampling: Literal["spread", "middle"] = "spread",
 ) -> Upload:
-    """Reads T = `frames` frames, spread over an uploaded video, in a worker process.
+    """Reads T = `frames` frames of an uploaded video in a worker process, by the `sampling` of `read_clip`.
 
+    A list of indices takes these frames; where the video does not have them all, as many that are spread over it.
     `size` is the short side of the frames in pixels (None: as they are). `folder` is an existing one, the caller's:
     what browsers do not play is converted once, to `folder/playable.mp4` (H.264, no sound, second 0 is the first
     frame, at most 720 pixels high or wide, whichever is less). Where reading fails nothing is left in it. `name` is
@@ -93,6 +96,7 @@ def read_upload(
     """
     path = os.path.abspath(path)
     name = name or os.path.basename(path)
+    count = frames if isinstance(frames, int) else len(frames)
     if not os.path.isfile(path):
         raise VideoError(name, "is not there any more: upload it again")
     if os.path.getsize(path) > limits.bytes:
@@ -101,13 +105,14 @@ def read_upload(
         task = {
             "path": path,
             "name": name,
-            "frames": frames,
+            "frames": frames if isinstance(frames, int) else list(frames),
             "size": size,
+            "sampling": sampling,
             "scratch": scratch,
             "limits": asdict(limits),
         }
         facts = apart("app.reader:_read", task, limits, name=name, stop=stop)
-        clip, codec = _checked(facts, path, name, frames, limits, os.path.join(scratch, "frames"))
+        clip, codec = _checked(facts, path, name, count, limits, os.path.join(scratch, "frames"))
         playable = path
         if os.path.exists(made := os.path.join(scratch, "playable.mp4")):
             playable = os.path.join(folder, "playable.mp4")
@@ -147,10 +152,14 @@ def apart(
     reasons = {
         "stopped": "was stopped",
         "late": f"was given up after {limits.timeout:g} s, it is damaged or too much for this machine: {limits}",
-        "memory": f"needs more than {limits.memory / 1e9:.1f} GB of memory: {limits}",
+        "memory": f"needs more than {_gigabytes(limits.memory)} of memory: {limits}",
     }
     crashed = "made its decoder crash, it is damaged: try to convert it to H.264 mp4"
     raise VideoError(name, reasons.get(cause or str(answer.get("cause")), crashed))
+
+
+def _gigabytes(memory: int | None) -> str:
+    return "this machine has" if memory is None else f"{memory / 1e9:.1f} GB"
 
 
 def _run(task: dict[str, Any], stop: threading.Event | None) -> tuple[dict[str, Any], str | None]:
@@ -234,10 +243,19 @@ def _confine(limits: Limits) -> None:
         (resource.RLIMIT_CORE, 0),
     ):
         with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(kind, (value, value))
+            if value is not None:
+                resource.setrlimit(kind, (value, value))
 
 
-def _read(path: str, name: str, frames: int, size: int | None, scratch: str, limits: dict[str, Any]) -> dict[str, Any]:
+def _read(
+    path: str,
+    name: str,
+    frames: int | list[int],
+    size: int | None,
+    sampling: Literal["spread", "middle"],
+    scratch: str,
+    limits: dict[str, Any],
+) -> dict[str, Any]:
     """Runs in the worker: the pixels go to `scratch`/frames, a converted clip to `scratch`/playable.mp4."""
     allowed = Limits(**limits)
     video.MAX_PIXELS, video.MAX_FRAMES = allowed.pixels, allowed.frames  # of this process only
@@ -245,7 +263,12 @@ def _read(path: str, name: str, frames: int, size: int | None, scratch: str, lim
         plays = _judge(path, allowed)
         info = probe(path)
         _bound(path, allowed, info.duration, info.frame_count, info.source_size)
-        clip = read_clip(info, frames, size=size)
+        try:
+            clip = read_clip(info, frames, size=size, sampling=sampling)
+        except VideoError:
+            if isinstance(frames, int):
+                raise
+            clip = read_clip(info, len(frames), size=size)
         clip.frames.tofile(os.path.join(scratch, "frames"))
         if not plays:
             _convert(info, os.path.join(scratch, "playable.mp4"), allowed)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
+import re
 import threading
 import time
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,12 @@ from conftest import encode, pattern
 
 from app import actions, guard, saved
 from app.actions import Job, Model, Sessions, Stopped
+from app.reader import read_upload
+from explain import METHODS
 from explain.models import classifier
 from stabn.checkpoint import save
 from stabn.model import STABN, Config
+from stabn.video import VideoError
 
 CLASSES = ["up", "down", "left", "right", "still", "none"]
 
@@ -176,6 +181,22 @@ class TestLook:
             actions.prepare(job, model, clip, tmp_path)
         assert not list(tmp_path.iterdir())
 
+    def test_a_clip_that_is_gone_is_a_sentence(self, model, tmp_path):
+        with pytest.raises(VideoError, match=r"^gone.mp4: is not there any more"):
+            actions.prepare(Job(), model, str(tmp_path / "gone.mp4"), tmp_path, {"": None})
+        assert not list(tmp_path.iterdir())
+
+    def test_the_frames_are_those_that_the_network_takes(self, clip, tmp_path):
+        config = Config(len(CLASSES), 4, 32, "basic", (1, 1, 1, 1), width=4, variant="published")
+        network = classifier(STABN(config, CLASSES).eval())
+        session = actions.prepare(Job(), Model("published", network), clip, tmp_path)
+        assert session.clip.frame_indices.tolist() == [8, 9, 10, 11]
+        np.testing.assert_array_equal(session.clip.frames, network.read(clip).frames)
+
+    def test_frames_that_are_asked_for_by_index(self, clip, tmp_path):
+        assert read_upload(clip, [3, 1, 7], 32, folder=tmp_path).clip.frame_indices.tolist() == [3, 1, 7]
+        assert read_upload(clip, [3, 20], 32, folder=tmp_path).clip.frame_indices.tolist() == [5, 15]
+
     def test_scores_stand_beside_chance(self, session):
         actions.look(Job(), session, ["stabn", "random"])
         note = actions.score(Job(), session)
@@ -261,9 +282,97 @@ class TestTakeAway:
         assert {"stabn-explanation.npz", "grad_cam-explanation.npz"} <= names
         with zipfile.ZipFile(taken[0]) as archive:
             manifest = json.loads(archive.read("moving_block/manifest.json"))
-            assert "moving_block/moving_block.mp4" in archive.namelist()
-        assert manifest["video"]["path"] == "moving_block.mp4"  # not where this server keeps its uploads
+            assert "moving_block/clip/moving_block.mp4" in archive.namelist()
+        assert manifest["video"]["path"] == "clip/moving_block.mp4"  # not where this server keeps its uploads
+        assert manifest["checkpoint"]["name"] == "tiny"
         assert list(manifest["methods"]) == ["stabn", "grad_cam"]
+
+    def test_no_file_tells_where_things_lie_on_this_machine(self, taken, weights, clip, tmp_path):
+        files = [path for path in taken if path.suffix != ".zip"]
+        with zipfile.ZipFile(taken[0]) as archive:
+            archive.extractall(tmp_path)
+        files += [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert len(files) > 20
+        for path in files:
+            content = path.read_bytes()
+            for folder in (weights.parent, Path(clip).parent, taken[0].parent, Path.home()):
+                assert str(folder).encode() not in content, path.name
+            if path.suffix in (".json", ".csv"):
+                assert not re.search(r'"(/|[A-Z]:\\)', content.decode()), path.name
+            if path.suffix == ".npz":
+                with np.load(path) as arrays:
+                    texts = [text for each in arrays.values() if each.dtype.kind == "U" for text in each.flat]
+                assert not any(Path(text).is_absolute() for text in texts)
+        again = saved.open_result(Job(), str(taken[0]), tmp_path)
+        assert again.notes[0] == "a saved result of moving_block.mp4, by tiny"
+
+    def test_a_path_in_an_older_result_is_not_told(self, taken, tmp_path):
+        def change(name: str, content: bytes) -> bytes:
+            return content.replace(b'"name": "tiny"', b'"name": "/a/server/tiny.safetensors"')
+
+        again = saved.open_result(Job(), str(changed(taken[0], tmp_path / "old.zip", change)), tmp_path)
+        assert again.notes[0].endswith("by tiny.safetensors")
+
+    def test_the_edit_is_taken_away_with_its_answer(self, session, taken):
+        new = actions.edit(session, changes(session, invert_temporal=True))
+        with np.load(next(path for path in taken if path.name == "what_if.npz")) as arrays:
+            assert set(arrays) == {"spatial", "temporal", "probabilities"}
+            np.testing.assert_allclose(arrays["probabilities"], new, atol=1e-5)
+
+    def test_the_command_runs_where_the_page_does(self, session, monkeypatch):
+        asked = []
+
+        def apart(function: str, arguments: dict[str, Any], limits: Any, **options: Any) -> None:
+            asked.append((arguments["arguments"], limits.memory))
+            raise ValueError(f"{session.network.name} is seen")
+
+        monkeypatch.setattr(saved, "apart", apart)
+        for device in ("cpu", "meta"):
+            session.model = Model(session.network.name, classifier(tiny().to(device)))
+            with pytest.raises(ValueError, match=r"^tiny is seen"):  # a sentence that names no folder either
+                saved.export(Job(), session)
+        assert not list(session.folder.glob("result-*"))
+        (on_cpu, bound), (elsewhere, free) = asked
+        assert on_cpu[on_cpu.index("--device") + 1] == "cpu"
+        assert elsewhere[elsewhere.index("--device") + 1] == "meta"
+        assert (bound, free) == (saved.EXPORT.memory, None)
+
+    def test_clips_of_any_name_one_set_of_files_at_a_time(self, model, clip, tmp_path):
+        path = tmp_path / "overlay.mp4"
+        path.write_bytes(Path(clip).read_bytes())
+        session = actions.prepare(Job(), model, str(path), tmp_path)
+        actions.look(Job(), session, ["grad_cam"])
+        for session.name in ("overlay.mp4", "clip"):  # what stabn-explain makes, and a name without suffix
+            whole = saved.export(Job(), session)[0]
+            assert [each.name for each in session.folder.glob("result-*")] == [whole.parent.name]
+            again = saved.open_result(Job(), str(whole), tmp_path)
+            assert (again.heat_in_video, again.name) == (False, session.name)
+            assert Path(again.path).read_bytes() == path.read_bytes()
+
+        job = Job()
+        job.stop.set()
+        with pytest.raises(Stopped):
+            saved.export(job, session)
+        assert not list(session.folder.glob("result-*"))
+
+    def test_folders_zipped_by_hand_and_zips_with_the_clip_on_top_open(self, taken, tmp_path):
+        top = changed(taken[0], tmp_path / "top.zip", name=lambda name: name.replace("clip/", ""))
+        assert not saved.open_result(Job(), str(top), tmp_path).heat_in_video
+        flat = changed(
+            taken[0], tmp_path / "flat.zip", name=lambda name: name.split("/", 1)[1] if "clip/" not in name else ""
+        )
+        again = saved.open_result(Job(), str(flat), tmp_path)
+        assert again.heat_in_video
+        assert list(again.explanations) == ["stabn", "grad_cam"]
+
+    def test_the_frames_are_those_that_were_looked_at(self, taken, tmp_path):
+        def change(name: str, content: bytes) -> bytes:
+            odd = {"frame_indices": np.array([1, 3, 5, 19])}
+            return _with(content, odd, tmp_path) if name.endswith("explanation.npz") else content
+
+        again = saved.open_result(Job(), str(changed(taken[0], tmp_path / "odd.zip", change)), tmp_path)
+        assert again.clip.frame_indices.tolist() == [1, 3, 5, 19]
+        assert again.first.frame_indices.tolist() == [1, 3, 5, 19]
 
     def test_they_open_again_as_they_were(self, taken, session, tmp_path):
         actions.look(Job(), session, ["stabn", "grad_cam"])
@@ -288,36 +397,119 @@ class TestTakeAway:
         assert again.heat_in_video
         assert Path(again.playable).name == "overlay.mp4"
 
-    @pytest.mark.parametrize("what", ["no zip", "another zip", "a wrong manifest", "a pickle", "other shapes"])
+    @pytest.mark.parametrize("what", ["no zip", "another zip", "a pickle", "other shapes"])
     def test_what_is_no_result_is_refused_and_leaves_nothing(self, taken, tmp_path, what):
-        path = tmp_path / "result.zip"
-        path.write_bytes(b"no zip")
-        if what != "no zip":
-            with zipfile.ZipFile(taken[0]) as old, zipfile.ZipFile(path, "w") as new:
-                for name in old.namelist():
-                    content = old.read(name)
-                    if what == "another zip" and name.endswith("manifest.json"):
-                        continue
-                    if what == "a wrong manifest" and name.endswith("manifest.json"):
-                        content = b'{"methods": {"stabn": 3}}'
-                    if name.endswith("explanation.npz") and what in ("a pickle", "other shapes"):
-                        bad = {"spatial": np.array([print], object)} if what == "a pickle" else {"spatial": np.ones(3)}
-                        content = _with(content, bad, tmp_path)
-                    new.writestr(name, content)
-        folder = tmp_path / "root"
-        folder.mkdir()
-        with pytest.raises(ValueError, match="no result of stabn-explain"):
-            saved.open_result(Job(), str(path), folder)
-        assert not list(folder.iterdir())
+        def change(name: str, content: bytes) -> bytes | None:
+            if what == "another zip" and name.endswith("manifest.json"):
+                return None
+            if name.endswith("explanation.npz") and what in ("a pickle", "other shapes"):
+                bad = {"spatial": np.array([print], object)} if what == "a pickle" else {"spatial": np.ones(3)}
+                return _with(content, bad, tmp_path)
+            return content
 
-    def test_a_bomb_is_not_unpacked(self, tmp_path, monkeypatch):
-        monkeypatch.setattr(saved, "UNPACKED", 1_000_000)
-        path = tmp_path / "bomb.zip"
-        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-            archive.writestr("a/manifest.json", b" " * 2_000_000)
-        assert path.stat().st_size < 10_000
-        with pytest.raises(ValueError, match="more than 1 MB"):
-            saved.open_result(Job(), str(path), tmp_path)
+        path = changed(taken[0], tmp_path / "result.zip", change)
+        if what == "no zip":
+            path.write_bytes(b"no zip")
+        refused(path, tmp_path)
+
+    @pytest.mark.parametrize(
+        ("old", "new"),
+        [
+            (r".*", b'{"methods": {"stabn": 3}}'),
+            (r".*", b"[" * 100_000),
+            (r'"top": [\d.]+', b'"top": "abc"'),
+            (r'"high": [\d.]+', b'"high": 1e999'),
+            (r'"methods": {', b'"methods": {' + b"".join(b'"%d": {}, ' % number for number in range(100))),
+            (r"$", b" " * 1_000_001),
+        ],
+        ids=["wrong", "deep", "no number", "infinite", "many methods", "long"],
+    )
+    def test_a_manifest_is_not_believed(self, taken, tmp_path, old, new):
+        def change(name: str, content: bytes) -> bytes:
+            return (
+                re.sub(old.encode(), new, content, count=1, flags=re.S) if name.endswith("manifest.json") else content
+            )
+
+        refused(changed(taken[0], tmp_path / "result.zip", change, pack=zipfile.ZIP_DEFLATED), tmp_path)
+
+    @pytest.mark.parametrize("what", ["bzip2", "lzma", "password", "lying size", "damaged"])
+    def test_nor_is_a_zip(self, taken, tmp_path, what):
+        pack = {"bzip2": zipfile.ZIP_BZIP2, "lzma": zipfile.ZIP_LZMA}.get(what, zipfile.ZIP_DEFLATED)
+        path = changed(taken[0], tmp_path / "result.zip", pack=pack)
+        with zipfile.ZipFile(path) as archive:
+            local = archive.getinfo("moving_block/manifest.json").header_offset
+        content = bytearray(path.read_bytes())
+        central = content.rindex(b"moving_block/manifest.json") - 46
+        assert content[local : local + 4] == b"PK\3\4"
+        assert content[central : central + 4] == b"PK\1\2"
+        if what == "password":
+            content[local + 6] |= 1
+            content[central + 8] |= 1
+        if what == "lying size":
+            content[central + 24 : central + 28] = (10).to_bytes(4, "little")
+        if what == "damaged":
+            content[local + 60 : local + 80] = bytes(20)
+        path.write_bytes(content)
+        refused(path, tmp_path)
+
+    def test_all_methods_are_more_than_stand_side_by_side(self, taken, tmp_path):
+        def change(name: str, content: bytes) -> bytes:
+            if not name.endswith("manifest.json"):
+                return content
+            manifest = json.loads(content)
+            manifest["methods"] = dict.fromkeys(METHODS, manifest["methods"]["stabn"])
+            return json.dumps(manifest).encode()
+
+        path = changed(taken[0], tmp_path / "all.zip", change)
+        with zipfile.ZipFile(path, "a") as archive:
+            packed = archive.read("moving_block/stabn/explanation.npz")
+            for method in METHODS:
+                if method not in ("stabn", "grad_cam"):
+                    archive.writestr(f"moving_block/{method}/explanation.npz", packed)
+        again = saved.open_result(Job(), str(path), tmp_path)
+        assert list(again.explanations) == list(METHODS)[: actions.SIDE_BY_SIDE]
+        assert f"{len(METHODS) - 4} more methods are in the zip: the first 4 are shown" in again.notes
+
+    @pytest.mark.parametrize("inside", ["the clip", "an array"])
+    def test_a_bomb_is_not_unpacked(self, taken, tmp_path, monkeypatch, inside):
+        monkeypatch.setattr(saved, "UNPACKED", 2_000_000)
+
+        def change(name: str, content: bytes) -> bytes:
+            if name.endswith("moving_block.mp4") and inside == "the clip":
+                return bytes(3_000_000)
+            if name.endswith("explanation.npz") and inside == "an array":
+                bomb = io.BytesIO()
+                np.savez_compressed(bomb, spatial=np.zeros(3_000_000, np.uint8))
+                return bomb.getvalue()
+            return content
+
+        path = changed(taken[0], tmp_path / "result.zip", change, pack=zipfile.ZIP_DEFLATED)
+        assert path.stat().st_size < 1_000_000
+        refused(path, tmp_path, "more than 2 MB")
+
+
+def changed(
+    whole: Path,
+    path: Path,
+    change: Callable[[str, bytes], bytes | None] = lambda name, content: content,
+    name: Callable[[str], str] = str,
+    pack: int = zipfile.ZIP_STORED,
+) -> Path:
+    """A zip with other contents (None: without the file), other names or packed in another way, at `path`."""
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(path, "w", pack) as new:
+        for inner in old.namelist():
+            content = change(inner, old.read(inner))
+            if content is not None and name(inner):
+                new.writestr(name(inner), content)
+    return path
+
+
+def refused(path: Path, folder: Path, sentence: str = "no result of stabn-explain") -> None:
+    root = folder / "root"
+    root.mkdir()
+    with pytest.raises(ValueError, match=sentence):
+        saved.open_result(Job(), str(path), root)
+    assert not list(root.iterdir())
 
 
 def _with(packed: bytes, changed: Mapping[str, Any], folder: Path) -> bytes:
