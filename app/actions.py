@@ -19,7 +19,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +48,11 @@ class Stopped(Exception):
 
 
 class Job:
-    """Long work: what it says of itself is in `messages`, as (words, share done in 0..1 or None)."""
+    """Long work: what it says of itself is in `messages`: (words, share done in 0..1 or None), at its end None."""
 
     def __init__(self) -> None:
         self.stop = threading.Event()
-        self.messages: queue.SimpleQueue[tuple[str, float | None]] = queue.SimpleQueue()
+        self.messages: queue.SimpleQueue[tuple[str, float | None] | None] = queue.SimpleQueue()
 
     def say(self, words: str, share: float | None = None) -> None:
         self.messages.put((words, share))
@@ -88,17 +88,19 @@ class Job:
 
 @dataclass(eq=False)
 class Model:
-    """A network that the page offers. `name` is what its menu and the command line call it."""
+    """A network that the page offers. `name` is what its menu and the command line call it.
+
+    `twin` has the same weights in modules of its own, for `perceive` while a method has its hooks in the network.
+    """
 
     name: str
     network: Classifier
     lock: threading.Lock = field(default_factory=threading.Lock)
+    twin: STABN | None = field(init=False)
 
-    @cached_property
-    def twin(self) -> STABN | None:
-        """The same weights in modules of its own, for `perceive` while a method has its hooks in the network."""
+    def __post_init__(self) -> None:
         shared = [*self.network.module.parameters(), *self.network.module.buffers()]
-        return copy.deepcopy(self.stabn, {id(tensor): tensor for tensor in shared})
+        self.twin = copy.deepcopy(self.stabn, {id(tensor): tensor for tensor in shared})
 
     @property
     def stabn(self) -> STABN | None:
@@ -234,7 +236,7 @@ class Session:
     attention: Attention | None = None  # as the network made it, of one clip
     mixture: Mixture | None = None
     trial: tuple[str, metrics.Trial] | None = None  # with what it puts for removed parts
-    edited: guard.Edit | None = None  # the last what-if, with what is inverted in it
+    edited: guard.Edit | None = None  # what the attention was last changed to; None: it is as the network made it
 
     @property
     def network(self) -> Model:
@@ -281,12 +283,21 @@ class Sessions:
                 self._held[key] = time.monotonic(), session
             return session
 
-    def put(self, key: str, session: Session) -> None:
+    def put(self, key: str, session: Session, job: Job | None = None) -> None:
+        """Raises Stopped if the `job` that made the session was stopped, by a page that was closed for example."""
         with self._lock:
+            if job is not None and job.stop.is_set():
+                shutil.rmtree(session.folder, ignore_errors=True)
+                raise Stopped
             if self.get(key) is not session:
                 self._let_go(key)
             self._held[key] = time.monotonic(), session
             self.sweep()
+
+    def files(self) -> set[str]:
+        """What the open sessions play and read, which may lie outside their folders."""
+        with self._lock:
+            return {file for _, session in self._held.values() for file in (session.path, session.playable)}
 
     def job(self, key: str) -> Job:
         """A new job for this person, whose last one is stopped."""
@@ -383,11 +394,12 @@ def prepare(
 def look(job: Job, session: Session, methods: Sequence[str], target: int | str | None = None) -> None:
     """Puts the explanations of the clip by up to four `methods` on show; those of a class, or of the predicted one.
 
-    Methods that cannot explain this network are `refused`. The features behind the attention are kept for `edit`.
+    ST-ABN's is the first of them, as what changes the attention acts on the first. Methods that cannot explain this
+    network are `refused`. The features behind the attention are kept for `edit`.
     Raises ValueError if none can, for unknown methods or classes and for more than four, and Stopped.
     """
     model = session.network
-    methods = list(dict.fromkeys(methods)) or [model.first]
+    methods = sorted(dict.fromkeys(methods), key=lambda method: method != "stabn") or [model.first]
     if len(methods) > SIDE_BY_SIDE:
         raise ValueError(f"{len(methods)} methods do not fit side by side: choose up to {SIDE_BY_SIDE}")
     index = None if target is None else class_index(model.network.classes, target)
@@ -410,6 +422,8 @@ def look(job: Job, session: Session, methods: Sequence[str], target: int | str |
     if not found:
         raise ValueError("; ".join(refused.values()))
     session.explanations, session.refused = found, refused
+    if "stabn" not in found:
+        session.edited = None
     session.seconds["looking"] = time.perf_counter() - began
 
 
@@ -517,8 +531,8 @@ def edit(session: Session, data: Mapping[str, Any]) -> NDArray[np.float32]:
     """What the network answers (K,) if it is given another attention; only its perception branch runs.
 
     `data` is what `guard.read_edit` takes, and `invert_spatial` and `invert_temporal`, which turn what is given into
-    1 - M. Where a value is as it was sent to the browser, the network's own is taken, without rounding to a byte.
-    Raises ValueError (guard.EditError among them).
+    1 - M. Where a value is as it was sent to the browser, the network's own is taken, without rounding to a byte; if
+    all are, nothing is `edited`. Raises ValueError (guard.EditError among them).
     """
     model, attention, mixture = session.network.twin, session.attention, session.mixture
     if model is None or attention is None or mixture is None:
@@ -537,7 +551,10 @@ def edit(session: Session, data: Mapping[str, Any]) -> NDArray[np.float32]:
         bool(data.get("invert_temporal")) and temporal is not None,
     )
     probabilities = model.perceive(mixture, changed)[0].float().softmax(0).cpu().numpy()
-    session.edited = guard.Edit(
-        *(None if part is None else part[0, 0].float().squeeze().cpu().numpy() for part in changed)
-    )
+    if all(part is None or own is None or torch.equal(part, own) for part, own in zip(changed, attention, strict=True)):
+        session.edited = None
+    else:
+        session.edited = guard.Edit(
+            *(None if part is None else part[0, 0].float().squeeze().cpu().numpy() for part in changed)
+        )
     return probabilities

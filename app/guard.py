@@ -36,8 +36,8 @@ BODY = 2_000_000  # bytes of a request that is no upload: an edit of 64 x 56 x 5
 FORM = 100_000  # bytes around a file in an upload's form
 # Routes of gradio that the page has no use for: other hosts are fetched, posts are processed, statistics told.
 CLOSED = re.compile(
-    r"/(proxy=|file=https?:|file/https?:|process_recording|component_server|deep_link|run-history|runs\b|monitoring"
-    r"|vibe-|undo-vibe|dev/)",
+    r"(/gradio_api)?/(proxy=|file=https?:|file/https?:|process_recording|component_server|deep_link|run-history|runs\b"
+    r"|monitoring|vibe-|undo-vibe|dev/)",
     re.IGNORECASE,
 )
 # What a reply about a part of a file says; gradio adds what the request said, Cookie and Authorization among it.
@@ -171,8 +171,8 @@ class Guard:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path = scope["path"].rstrip("/")
-        if CLOSED.search(path):
+        path = scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")  # without where the page is mounted
+        if CLOSED.match(path):
             await _refuse(404, "There is no such page.")(scope, receive, send)
             return
         if scope["method"] not in ("GET", "HEAD") and not path.endswith(("/upload", "/mcp")):

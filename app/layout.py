@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from queue import Empty
 from typing import Any
 
 import gradio as gr
@@ -21,7 +21,6 @@ from app.actions import Example, Job, Models, Session, Sessions, Stopped
 from app.player import Player, rows, scored, shown
 from explain import TITLES
 
-PULSE = 0.2  # seconds between two looks at what a job says
 IDLE = {"busy": False}
 NETWORK: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model"}
 PRIVATE: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -64,7 +63,7 @@ HEAD = """
 
 MEANING = """
 ## What you see
-The network was shown **{frames} frames**, spread evenly over the clip. For its answer it weighted what it saw, twice.
+The network was shown **{frames} frames**, {taken}. For its answer it weighted what it saw, twice.
 
 **Where: spatial attention.** Each of these frames has a map of small cells. A value near 1 lets the features of that
 place count almost double, a value near 0 leaves them as they are. The heat over the picture is this map.
@@ -97,6 +96,8 @@ anew, from the features that it had.
   right thing.
 - **A plausible map is not a correct one.** People like maps that fall on what they would look at themselves.
 """
+
+TAKEN = {"spread": "spread evenly over the clip", "middle": "one after the other from the middle of the clip"}
 
 PYTHON = """
 ## The same from Python
@@ -152,7 +153,7 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
             model, session = models[name], sessions.get(key)
             if session is None or session.path != path or session.model is not model:
                 session = actions.prepare(job, model, path, root, known)
-                sessions.put(key, session)
+                sessions.put(key, session, job)
             actions.look(job, session, methods)
             return session
 
@@ -188,7 +189,8 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
         told = {key: event._data.get(key) for key in ("clip", "seq")}
         try:
             session = _open(sessions, str(request.session_hash), event)
-            return gr.update(answer={**told, "rows": rows(session, actions.edit(session, event._data))})
+            new = actions.edit(session, event._data)
+            return gr.update(answer={**told, "rows": rows(session, new if session.edited else None)})
         except ValueError as error:
             return gr.update(answer=told, status=_problem(error))
 
@@ -211,7 +213,7 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
 
         def work(job: Job) -> Session:
             session = saved.open_result(job, path, root)
-            sessions.put(key, session)
+            sessions.put(key, session, job)
             return session
 
         yield from _live(sessions, key, work)
@@ -323,7 +325,8 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
                     )
                     files = gr.Files(label="Files", show_label=False, visible=False, interactive=False, elem_id="files")
             with gr.Tab("What it means"):
-                gr.Markdown(MEANING.format(frames=first.network.frames), elem_classes="words")
+                words = MEANING.format(frames=first.network.frames, taken=TAKEN[first.network.sampling])
+                gr.Markdown(words, elem_classes="words")
             with gr.Tab("From Python"):
                 text = PYTHON.format(model=first.name, methods=", ".join(f"`{method}`" for method in first.methods))
                 gr.Markdown(text, elem_classes="words")
@@ -345,8 +348,19 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
         name.change(choose, name, methods, **PRIVATE)
         gr.api(endpoint, api_name="explain", **NETWORK)
         demo.unload(leave)
+    clip.keep_in_cache = _Kept([example.path for example in clips], sessions)  # type: ignore[assignment]
     demo.queue(**guard.queue_arguments())
     return demo
+
+
+class _Kept:
+    """The files that gradio must not delete though they are old, each time it looks: examples, and what is open."""
+
+    def __init__(self, examples: Sequence[Path], sessions: Sessions) -> None:
+        self._examples, self._sessions = examples, sessions
+
+    def __iter__(self) -> Iterator[str]:
+        return map(os.path.abspath, (*map(str, self._examples), *self._sessions.files()))
 
 
 def _live(sessions: Sessions, key: str, work: Callable[[Job], Session], show: bool = True) -> Iterator[Any]:
@@ -360,17 +374,14 @@ def _live(sessions: Sessions, key: str, work: Callable[[Job], Session], show: bo
             found.append(work(job))
         except BaseException as error:  # it is told to the person below
             failed.append(error)
+        finally:
+            job.messages.put(None)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
+    threading.Thread(target=run, daemon=True).start()
     try:
-        while thread.is_alive():
-            try:
-                words, share = job.messages.get(timeout=PULSE)
-            except Empty:
-                continue
+        while (told := job.messages.get()) is not None:
+            words, share = told
             yield gr.update(status={"busy": True, "text": words, "share": share})
-        thread.join()
     finally:
         job.stop.set()  # the page was closed, or the event cancelled: nobody waits for it any more
         sessions.done(key, job)

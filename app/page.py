@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Annotated, Any
 
 import tyro
@@ -41,11 +42,14 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serves the page until it is interrupted. Exit code: 0 ended, 2 a wrong command line."""
+    """Serves the page until it is interrupted. Exit code: 0 ended, 2 a wrong command line or a missing extra."""
     options = tyro.cli(Options, prog="stabn-app", args=arguments)
     user, colon, password = (options.auth or "").partition(":")
     if options.auth is not None and not (user and colon and password):
         print("error: --auth needs a name and a password, USER:PASSWORD", file=sys.stderr)
+        return 2
+    if options.mcp and find_spec("mcp") is None:
+        print("error: --mcp needs a package more: pip install 'stabn[mcp]'", file=sys.stderr)
         return 2
     from app import guard
 

@@ -18,6 +18,7 @@ let edges = [];          // T + 1 seconds: frame k is on show from edges[k] to e
 let undo = [], seq = 0, drawn = 0, sent = 0;
 let resume = false;      // play on when scrubbing ends
 let goal = null;         // the moment of the newest seek that was not started yet
+let moment = hashed("t");  // the link's, for the clip that comes first
 const frame = document.createElement("canvas"), heat = document.createElement("canvas");
 const picture = new Image();  // the strip's
 
@@ -355,7 +356,8 @@ function show(value) {
   mark("target", facts.target);
   mark("many", panels.length > 1);
   $(".unscored").hidden = true;
-  if (same && old && editable()) {  // other methods for the same clip: the edits stay
+  const kept = Boolean(same && old && editable());
+  if (kept) {  // other methods for the same clip: the edits stay
     Object.assign(editable(), { now: old.now, weights: old.weights });
   } else {
     undo = [];
@@ -368,16 +370,17 @@ function show(value) {
   if (facts.burnt) choose("view", "plain");
   else if (set.view === "plain" && !same) choose("view", "heat");
   fill(facts.rows);
-  edited(false);
+  edited(kept && !pristine());  // the rows are those of the network's own attention
   if (!same) {
     mark("drawn", (drawn = 0));
-    const moment = hashed("t");
+    const start = moment;
+    moment = null;
     video.src = value.video.url;
     video.loop = set.loop;
     video.playbackRate = +set.speed;
     video.addEventListener("loadeddata", () => {
       video.playbackRate = +set.speed;
-      if (moment !== null && Number.isFinite(+moment)) seek(+moment);
+      if (start !== null && Number.isFinite(+start)) seek(+start);
       else if (!calm) video.play().catch(() => {});
     }, { once: true });
     if (root.clientWidth < 700) root.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
@@ -583,12 +586,6 @@ function soon() {  // one question at a time, and always the newest
 function ask() {
   const panel = editable();
   if (!panel) return;
-  if (pristine()) {  // nothing to ask: the answer is known
-    sent = seq;
-    fill(facts.rows.map((row) => ({ ...row, new: null })));
-    mark("answered", seq);
-    return;
-  }
   asked = Date.now();
   trigger("edit", {
     clip, seq, temporal: facts.editable.includes("temporal") ? panel.weights : null,

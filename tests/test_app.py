@@ -82,7 +82,8 @@ def changes(session: actions.Session, **more: Any) -> dict[str, Any]:
 class TestEdit:
     def test_nothing_changed_is_the_same_answer_to_the_last_bit_of_the_maps(self, session):
         np.testing.assert_allclose(actions.edit(session, changes(session)), session.first.probabilities, atol=1e-6)
-        assert session.edited is not None
+        assert session.edited is None
+        actions.edit(session, changes(session, invert_temporal=True))
         np.testing.assert_array_equal(session.edited.spatial, session.first.spatial)
 
     @pytest.mark.parametrize(("spatial", "temporal"), [(True, False), (False, True), (True, True)])

@@ -7,6 +7,7 @@ import re
 import shutil
 import zipfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -15,7 +16,7 @@ import pytest
 from conftest import encode, pattern
 from PIL import Image
 
-from app import actions, guard
+from app import actions, guard, saved
 from stabn.video import iter_frames
 
 SLOW = 180_000  # ms, after which a test hangs: a busy machine decides how long anything takes, no test does
@@ -243,6 +244,48 @@ def test_what_if_changes_the_scores_and_leaves_the_position(visit):
     assert any(abs(every[index] - value) > 1e-6 for index, value in old.items())
 
 
+def test_what_if_stays_when_methods_are_added_until_it_is_reset(visit, monkeypatch):
+    taken = []
+
+    def export(job: actions.Job, session: actions.Session) -> list[Path]:
+        taken.append(session.edited)
+        file = session.folder / f"take-{len(taken)}.zip"
+        file.write_bytes(b"what is made of it is tested elsewhere")
+        return [file]
+
+    def take(page: Any) -> Any:
+        name = f"take-{len(taken) + 1}.zip"  # before the click: the server does not wait for this thread
+        page.click("#make")
+        page.wait_for_selector(f"#files a[download='{name}']")
+        return taken[-1]
+
+    monkeypatch.setattr(saved, "export", export)
+    page = visit()
+    try_example(page)
+    still(page)
+    page.click('label:has([data-set="invert_temporal"])')
+    answered(page)
+    changed = probabilities(page, "new")
+    assert changed
+    page.locator("#methods .token-remove").first.click()
+    compare(page, "Grad-CAM", "ST-ABN attention")  # the one that can be changed comes first all the same
+    page.click("#run")
+    wait(page, "s.methods === 'stabn,grad_cam' && s.busy === 'false'")
+    answered(page)
+    assert page.locator(".changed").is_visible()
+    assert probabilities(page, "new") == pytest.approx(changed, abs=1e-5)
+    page.click('[data-to="bars"]')
+    page.locator(".plot").focus()
+    page.keyboard.press("ArrowUp")
+    answered(page)
+    assert probabilities(page, "new") != pytest.approx(changed, abs=1e-7)
+    assert take(page) is not None
+    page.click('[data-do="reset"]')
+    answered(page)
+    assert probabilities(page, "new") == {}
+    assert take(page) is None
+
+
 def test_methods_side_by_side_with_scores_on_one_playhead(visit):
     page = visit()
     try_example(page)
@@ -363,6 +406,8 @@ def test_a_link_opens_an_example_at_its_moment(visit):
     assert state(page, "playing") == "false"
     page.click('[data-do="link"]')
     assert re.search(r"#example=bottle&t=1\.2\d$", page.url)
+    try_example(page)  # the moment was that of the first clip
+    wait(page, "s.playing === 'true'")
 
 
 def test_stop_stops(visit):

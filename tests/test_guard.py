@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import http.client
 import json
@@ -14,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -34,6 +36,14 @@ from stabn.video import Clip, VideoError, probe, read_clip
 
 Make = Callable[..., Path]
 SECRET = "a secret of this server"
+
+
+def run(served: Any) -> None:
+    """Playwright's loop may be running in this thread."""
+    with ThreadPoolExecutor(1) as beside:
+        beside.submit(asyncio.run, served).result()
+
+
 ASKED: set[str] = set()  # the hosts that this process, which is the server, connected to or looked up
 HARMED = "document.body.dataset.harmed = 1"
 CLASSES = [f'<img src=x onerror="{HARMED}">', f"${{{HARMED}}}", f"{{{{{HARMED}}}}}"]
@@ -292,12 +302,29 @@ def test_5_bodies_are_bounded(served: Served, route: str) -> None:
     long = json.dumps({"data": ["x" * guard.BODY]}).encode()
     json_type = {"Content-Type": "application/json"}
     for body in (long, iter([long[:1000], long[1000:]])):  # with a length and, chunked, without one
-        try:
-            status, _, reply = served.ask("POST", f"/gradio_api/{route}", body, json_type)
-        except (BrokenPipeError, ConnectionResetError):
-            continue  # the server did not even listen to the end
+        status, _, reply = served.ask("POST", f"/gradio_api/{route}", body, json_type)
         assert status == 413
         assert b"MB" in reply
+
+
+def test_5_a_body_without_end_is_not_read_on() -> None:
+    read, said = 0, []
+
+    async def receive() -> dict[str, Any]:
+        nonlocal read
+        read += 1000
+        assert read <= guard.BODY + 1000
+        return {"type": "http.request", "body": bytes(1000), "more_body": True}
+
+    async def send(message: Any) -> None:
+        said.append(message)
+
+    async def app(*arguments: Any) -> None:
+        pytest.fail("it got through")
+
+    scope = {"type": "http", "method": "POST", "path": "/gradio_api/queue/join"}
+    run(guard.Guard(app)(scope, receive, send))
+    assert said[0]["status"] == 413
 
 
 def test_5_uploads_are_bounded(served: Served) -> None:
@@ -471,6 +498,30 @@ def test_8_nothing_is_offered_but_the_page(served: Served) -> None:
         assert served.post(f"/gradio_api/{path}", {})[0] == 404, path
 
 
+def test_8_a_file_may_be_called_as_what_is_closed(served: Served, make_video: Make) -> None:
+    for name in ("runs.mp4", "monitoring.mp4", "vibe-check.mp4"):
+        clip = make_video(name)
+        path = served.uploaded(clip)
+        status, _, body = served.ask("GET", f"/gradio_api/file={path}")
+        assert (status, body) == (200, clip.read_bytes()), name
+
+
+@pytest.mark.parametrize("mount", ["", "/page"])
+def test_8_what_is_closed_is_so_under_a_mount_too(mount: str) -> None:
+    reached = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        reached.append(scope["path"])
+
+    async def send(message: Any) -> None:
+        pass
+
+    for path in ("/runs", "/gradio_api/runs", "/GRADIO_API/proxy=x", "/gradio_api/file=https://x", "/", "/a/runs"):
+        scope = {"type": "http", "method": "GET", "root_path": mount, "path": mount + path}
+        run(guard.Guard(app)(scope, None, send))  # type: ignore[arg-type]
+    assert reached == [mount + "/", mount + "/a/runs"]
+
+
 def test_8_it_listens_to_this_machine_only(served: Served) -> None:
     assert guard.launch_arguments(Limits())["server_name"] == "127.0.0.1"
     assert guard.launch_arguments(Limits())["share"] is False
@@ -516,13 +567,6 @@ def test_9_uploads_cannot_leave_their_folder_or_become_a_page(served: Served) ->
         assert headers["content-type"] == "application/octet-stream"
 
 
-def test_the_server_asked_no_other_host(served: Served) -> None:
-    """The last one of those that use it."""
-    assert served.ask("GET", "/")[0] == 200
-    assert "127.0.0.1" in ASKED
-    assert not ASKED - {"127.0.0.1", "127.0.0.2", "localhost", "None"}
-
-
 @pytest.mark.parametrize("harm", ["ctypes:string_at", "time:sleep", "os:listdir"])
 def test_a_bad_clip_is_a_sentence_and_the_server_goes_on(
     harm: str, served: Served, make_video: Make, monkeypatch: pytest.MonkeyPatch
@@ -543,6 +587,114 @@ def test_a_bad_clip_is_a_sentence_and_the_server_goes_on(
     assert said.count("nowhere" if harm == "os:listdir" else "made its decoder crash") >= 2
     assert "top5" in served.explain(clip)
     assert not list(served.cache.rglob("reading-*"))
+
+
+def test_the_server_asked_no_other_host(served: Served) -> None:
+    """The last one of those that use it."""
+    assert served.ask("GET", "/")[0] == 200
+    assert "127.0.0.1" in ASKED
+    assert not ASKED - {"127.0.0.1", "127.0.0.2", "localhost", "None"}
+
+
+# ------------------------------------------------------------------------------------- what is kept, and how long
+
+
+def test_the_sweep_leaves_examples_and_what_is_open(served: Served, make_video: Make) -> None:
+    from gradio.route_utils import delete_files_created_by_app
+
+    def pick() -> str:
+        said = served.raises("examples", "select", [], "me", {"index": 0, "value": None})
+        return re.findall(r'"path": ?"([^"]+)"', said)[-1]
+
+    mine, old = served.uploaded(make_video("mine.mp4")), served.uploaded(make_video("old.mp4", pattern(6)))
+    example = pick()
+    clip = clip_of(served.click_run(file_data(mine), "open"))
+    delete_files_created_by_app(served.demo, 0)
+    assert not Path(old).exists()
+    assert pick() == example
+    assert "panels" in served.click_run(file_data(example), "me")
+    assert served.ask("GET", f"/gradio_api/file={mine}")[0] == 200
+    assert clip_of(served.click_run(file_data(mine), "open")) == clip
+
+
+def test_a_closed_page_leaves_nothing(served: Served, make_video: Make) -> None:
+    clip = file_data(served.uploaded(make_video("clip.mp4")))
+    before = set(served.cache.glob("clip-*"))
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=60)
+    connection.request("GET", "/gradio_api/heartbeat/visitor")  # which a page holds open as long as it lives
+    assert connection.getresponse().status == 200
+    assert "panels" in served.click_run(clip, "visitor")
+    (folder,) = set(served.cache.glob("clip-*")) - before
+    connection.close()
+    wait_for(lambda: not folder.exists())
+
+
+class TestActions:
+    @pytest.fixture
+    def model(self, served: Served) -> actions.Model:
+        return actions.Models([str(served.weights)], "cpu")[str(served.weights)]
+
+    @pytest.fixture
+    def session(self, model: actions.Model, make_video: Make, tmp_path: Path) -> actions.Session:
+        session = actions.prepare(actions.Job(), model, str(make_video("clip.mp4")), tmp_path)
+        actions.look(actions.Job(), session, ["stabn"])
+        return session
+
+    def test_a_page_closed_while_its_clip_is_read_leaves_nothing(self, session: actions.Session) -> None:
+        sessions = actions.Sessions()
+        job = sessions.job("me")
+        sessions.drop("me")
+        with pytest.raises(actions.Stopped):
+            sessions.put("me", session, job)
+        assert sessions.get("me") is None
+        assert not session.folder.exists()
+
+    def test_the_attention_as_it_was_is_no_edit(self, session: actions.Session) -> None:
+        given = {"clip": session.id}
+        actions.edit(session, {**given, "invert_temporal": True})
+        assert session.edited is not None
+        probabilities = actions.edit(session, {**given, "temporal": session.first.temporal.tolist()})
+        assert session.edited is None
+        np.testing.assert_allclose(probabilities, session.first.probabilities, atol=1e-6)
+        actions.edit(session, {**given, "invert_spatial": True})
+        actions.look(actions.Job(), session, ["grad_cam"])  # whose panel has nothing to change
+        assert session.edited is None
+
+    def test_an_edit_meets_no_hook_of_a_method_that_runs(self, session: actions.Session) -> None:
+        def hook(*arguments: Any) -> None:
+            pytest.fail("this is the method's")
+
+        handles = [each.register_forward_hook(hook) for each in session.network.network.module.modules()]
+        actions.edit(session, {"clip": session.id, "invert_temporal": True})
+        for handle in handles:
+            handle.remove()
+
+    def test_what_can_be_changed_is_shown_first(self, session: actions.Session) -> None:
+        actions.look(actions.Job(), session, ["grad_cam", "random", "stabn"])
+        assert list(session.explanations) == ["stabn", "grad_cam", "random"]
+
+
+def test_mcp_without_its_package_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from app.page import main
+
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    assert main(["--mcp"]) == 2
+    assert capsys.readouterr().err == "error: --mcp needs a package more: pip install 'stabn[mcp]'\n"
+
+
+@pytest.mark.parametrize(("sampling", "said"), [("spread", "spread evenly"), ("middle", "from the middle")])
+def test_the_page_says_which_frames_a_network_takes(
+    sampling: str, said: str, served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from app import layout
+
+    opened = actions._opened
+    monkeypatch.setattr(actions, "_opened", lambda *given: replace(opened(*given), sampling=sampling))
+    page = layout.build([str(served.weights)], "cpu")
+    text = "".join(str(getattr(block, "value", "")) for block in page.blocks.values())
+    assert f"**4 frames**, {said}" in text or f"**4 frames**, one after the other {said}" in text
 
 
 # ------------------------------------------------------------------------------------------- the worker
