@@ -16,7 +16,6 @@ const set = {
 let facts = null, panels = [], clip = null;
 let edges = [];          // T + 1 seconds: frame k is on show from edges[k] to edges[k + 1]
 let undo = [], seq = 0, drawn = 0, sent = 0;
-let resume = false;      // play on when scrubbing ends
 let goal = null;         // the moment of the newest seek that was not started yet
 let moment = hashed("t");  // the link's, for the clip that comes first
 const frame = document.createElement("canvas"), heat = document.createElement("canvas");
@@ -620,19 +619,12 @@ function paintDown(event, panel) {
   if (!facts || event.button) return;
   if (set.mode !== "paint" && set.mode !== "erase") { toggle(); return; }
   if (!panel.editable || !panel.places) return;
-  event.preventDefault();
   video.pause();
   keep();
   const k = frameAt(now());
   // What is painted on is what is seen.
   if (set.reach === "frame" && Math.abs(now() - facts.times[k]) > 0.02) seek(facts.times[k] + 1e-3);
-  const move = (e) => { paint(panel, k, e); edited(); };
-  panel.canvas.setPointerCapture(event.pointerId);
-  panel.canvas.addEventListener("pointermove", move);
-  panel.canvas.addEventListener("lostpointercapture", () => {
-    panel.canvas.removeEventListener("pointermove", move);
-  }, { once: true });
-  move(event);
+  follow(event, panel.canvas, (e) => { paint(panel, k, e); edited(); });
 }
 
 function paint(panel, k, event) {
@@ -659,8 +651,8 @@ function lift(k, value) {  // the weight that is seen of frame k, and of those t
 }
 
 function barsMove(event) {
-  const box = plot.getBoundingClientRect(), k = Math.floor(clamp((event.clientX - box.left) / box.width, 0, 0.99999) * count());
-  lift(k, 1 - clamp((event.clientY - box.top) / box.height, 0, 1));
+  const box = plot.getBoundingClientRect();
+  lift(frameUnder(event, plot), 1 - clamp((event.clientY - box.top) / box.height, 0, 1));
   edited();
 }
 
@@ -715,36 +707,44 @@ root.addEventListener("input", (event) => {
   if (name) changed(name, field.type === "checkbox" ? field.checked : field.type === "range" ? +field.value : field.value);
 });
 
-plot.addEventListener("pointerdown", (event) => {
-  if (!facts || event.button) return;
+function follow(event, area, at, after = () => {}) {  // calls `at` where the pointer goes until it is let go
   event.preventDefault();
-  plot.focus({ preventScroll: true });
-  const drags = set.mode === "bars" && panels[0].editable && facts.editable.includes("temporal");
-  resume = !drags && !video.paused;
-  video.pause();
-  if (drags) keep();
-  const at = (e) => {
-    const box = plot.getBoundingClientRect();
-    if (drags) barsMove(e);
-    else seek(secondsAt((e.clientX - box.left) / box.width));
-  };
-  plot.setPointerCapture(event.pointerId);
-  plot.addEventListener("pointermove", at);
-  plot.addEventListener("lostpointercapture", () => {
-    plot.removeEventListener("pointermove", at);
-    if (resume) video.play().catch(() => {});
+  area.setPointerCapture(event.pointerId);
+  area.addEventListener("pointermove", at);
+  area.addEventListener("lostpointercapture", () => {
+    area.removeEventListener("pointermove", at);
+    after();
   }, { once: true });
   at(event);
+}
+
+const shareUnder = (event, area) => {
+  const box = area.getBoundingClientRect();
+  return clamp((event.clientX - box.left) / box.width, 0, 0.99999);
+};
+const frameUnder = (event, area) => Math.floor(shareUnder(event, area) * count());
+
+function scrub(event, area, seconds) {  // the clip is held while the pointer is down, and goes on then
+  const resume = !video.paused;
+  video.pause();
+  follow(event, area, (e) => seek(seconds(e)), () => { if (resume) video.play().catch(() => {}); });
+}
+
+plot.addEventListener("pointerdown", (event) => {
+  if (!facts || event.button) return;
+  plot.focus({ preventScroll: true });
+  if (set.mode === "bars" && panels[0].editable && facts.editable.includes("temporal")) {
+    video.pause();
+    keep();
+    follow(event, plot, barsMove);
+  } else scrub(event, plot, (e) => secondsAt(shareUnder(e, plot)));
 });
 strip.addEventListener("pointerdown", (event) => {
-  if (!facts) return;
-  const box = strip.getBoundingClientRect();
-  seek(facts.times[Math.floor(clamp((event.clientX - box.left) / box.width, 0, 0.99999) * count())] + 1e-3);
+  if (facts && !event.button) scrub(event, strip, (e) => facts.times[frameUnder(e, strip)] + 1e-3);
 });
 plot.addEventListener("pointermove", (event) => {
   if (!facts) return;
-  const box = plot.getBoundingClientRect(), share = clamp((event.clientX - box.left) / box.width, 0, 0.99999);
-  const k = Math.floor(share * count()), tip = $(".tip");
+  const k = frameUnder(event, plot), tip = $(".tip");
   tip.hidden = false;
   tip.textContent = `${facts.times[k].toFixed(2)} s · weight ${number(weight(panels[0], k))}`;
   tip.style.left = `${clamp((100 * (k + 0.5)) / count(), 8, 92)}%`;

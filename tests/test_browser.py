@@ -168,14 +168,17 @@ def test_bars_and_keys_move_the_clip(visit):
     page.keyboard.press(" ")
     wait(page, "s.playing === 'true'")
     # Scrubbing holds the clip while the pointer is down and lets it go on.
-    box = page.locator(".plot").bounding_box()
-    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + 20)
-    page.mouse.down()
-    wait(page, "s.playing === 'false'")
-    page.mouse.move(box["x"] + box["width"] * 0.72, box["y"] + 20, steps=4)
-    arrived(page, 11)
-    page.mouse.up()
-    wait(page, "s.playing === 'true'")
+    for place in (".plot", ".strip"):
+        page.locator(place).scroll_into_view_if_needed()
+        box = page.locator(place).bounding_box()
+        page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + 20)
+        page.mouse.down()
+        wait(page, "s.playing === 'false'")
+        arrived(page, 4)
+        page.mouse.move(box["x"] + box["width"] * 0.72, box["y"] + 20, steps=4)
+        arrived(page, 11)
+        page.mouse.up()
+        wait(page, "s.playing === 'true'")
 
 
 def test_what_if_changes_the_scores_and_leaves_the_position(visit):
