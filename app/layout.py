@@ -173,7 +173,7 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
 
         yield from _live(sessions, key, work, show=False)
         found = {method: scored(session, each) for method, each in session.explanations.items()}
-        yield gr.update(answer={"clip": session.id, "scores": found, "note": "".join(note), "at": time.time()})
+        yield gr.update(scores={"clip": session.id, "scores": found, "note": "".join(note), "at": time.time()})
 
     def ask(event: gr.EventData, request: gr.Request) -> Iterator[Any]:
         key = str(request.session_hash)

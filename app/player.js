@@ -1,6 +1,7 @@
 // The player: one hidden video, a canvas for each method, bars, and the tools that change the attention.
-// Gradio calls this once with (element, trigger, props, server, upload, watch). It reads three properties:
-// `value` (what is shown, see player.py), `status` (what the server is doing) and `answer` (the reply to an edit).
+// Gradio calls this once with (element, trigger, props, server, upload, watch). It reads four properties: `value` (what
+// is shown, see player.py), `status` (what the server is doing), `answer` (the reply to an edit) and `scores`. Of two
+// updates of one property that come at once gradio may show only the last, so that what is awaited has one of its own.
 // The state that tests and styles need is mirrored in data-* attributes of the root.
 
 const root = element.querySelector(".player");
@@ -371,6 +372,7 @@ function show(value) {
   fill(facts.rows);
   edited(kept && !pristine());  // the rows are those of the network's own attention
   if (!same) {
+    heard();  // what was asked about another clip is not awaited
     mark("drawn", (drawn = 0));
     const start = moment;
     moment = null;
@@ -561,7 +563,7 @@ function pristine() {
     && panel.weights.every((value, k) => value === panel.temporal[k]));
 }
 
-let waiting = null, asked = 0;  // asked: when the edit that is on its way was sent, 0 if there is none
+let waiting = null, late = null;  // timers: until the next question, and until the one on its way is asked again
 function edited(send = true) {
   const clean = pristine();
   $('[data-do="undo"]').disabled = !undo.length;
@@ -578,14 +580,18 @@ function edited(send = true) {
 }
 
 function soon() {  // one question at a time, and always the newest
-  if (waiting === null && (!asked || Date.now() - asked > 5000))
-    waiting = setTimeout(() => { waiting = null; ask(); }, 40);
+  if (waiting === null && late === null) waiting = setTimeout(() => { waiting = null; ask(); }, 40);
+}
+
+function heard() {
+  clearTimeout(late);
+  late = null;
 }
 
 function ask() {
   const panel = editable();
   if (!panel) return;
-  asked = Date.now();
+  late = setTimeout(() => { late = null; soon(); }, 10_000);  // the server was busy, or the connection gone
   trigger("edit", {
     clip, seq, temporal: facts.editable.includes("temporal") ? panel.weights : null,
     spatial: facts.editable.includes("spatial") ? base64(panel.now) : null,
@@ -595,23 +601,23 @@ function ask() {
 
 function answered(answer) {
   if (!answer || answer.clip !== clip) return;
-  if (answer.scores) {
-    $(".unscored").hidden = !answer.note;
-    $(".unscored").textContent = answer.note || "";
-    for (const panel of panels) {
-      panel.score = answer.scores[panel.method] || null;
-      const old = panel.small && panel.small.parentElement.querySelector(".scores");
-      if (old) old.replaceWith(scores(panel));
-    }
-  }
-  if (answer.seq !== undefined) {
-    asked = 0;
-    if (answer.seq < seq) soon();
-  }
+  heard();
+  if (answer.seq < seq) soon();
   if (answer.rows && answer.seq >= sent) {
     sent = answer.seq;
     fill(answer.rows);
     mark("answered", answer.seq);
+  }
+}
+
+function scored(told) {
+  if (!told || told.clip !== clip) return;
+  $(".unscored").hidden = !told.note;
+  $(".unscored").textContent = told.note;
+  for (const panel of panels) {
+    panel.score = told.scores[panel.method] || null;
+    const old = panel.small && panel.small.parentElement.querySelector(".scores");
+    if (old) old.replaceWith(scores(panel));
   }
 }
 
@@ -824,5 +830,6 @@ mark("seeking", false);
 watch("value", () => show(props.value));
 watch("status", () => status(props.status));
 watch("answer", () => answered(props.answer));
+watch("scores", () => scored(props.scores));
 show(props.value);
 if (hashed("example")) trigger("example", { key: hashed("example") });

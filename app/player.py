@@ -41,14 +41,14 @@ class Shown(GradioModel):
 class Player(gr.HTML):
     """Plays a clip with heat over it, which it draws itself from the raw maps; its value is `Shown`.
 
-    Two more properties are set by events: `status` {"text", "share", "busy", "error"} and `answer` {"clip", "seq",
-    "rows", "scores"}. It raises the events edit, ask and example.
+    Three more properties are set by events: `status` {"text", "share", "busy", "error"}, `answer` {"clip", "seq",
+    "rows"} to an edit, and `scores` {"clip", "scores", "note"}. It raises the events edit, ask and example.
     """
 
     data_model = Shown
 
     def __init__(self, value: Shown | None = None, **options: Any) -> None:
-        options = {"status": None, "answer": None, "colours": colours(), "elem_id": "player", **options}
+        options = {"status": None, "answer": None, "scores": None, "colours": colours(), "elem_id": "player", **options}
         options |= {"html_template": _read("player.html"), "css_template": "", "apply_default_css": False}
         super().__init__(value, js_on_load=_read("player.js"), **options)
 
