@@ -88,17 +88,19 @@ class Job:
 
 @dataclass(eq=False)
 class Model:
-    """A network that the page offers. `name` is what its menu and the command line call it.
+    """A network that the page offers: `name` in its menu, `weights` on the command line where that is another one.
 
     `twin` has the same weights in modules of its own, for `perceive` while a method has its hooks in the network.
     """
 
     name: str
     network: Classifier
+    weights: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
     twin: STABN | None = field(init=False)
 
     def __post_init__(self) -> None:
+        self.weights = self.weights or self.name
         shared = [*self.network.module.parameters(), *self.network.module.buffers()]
         self.twin = copy.deepcopy(self.stabn, {id(tensor): tensor for tensor in shared})
 
@@ -119,37 +121,51 @@ class Model:
 
 
 class Models:
-    """The networks of the menu, each opened when it is first asked for."""
+    """The networks of a `menu`, each opened when it is first asked for."""
 
-    def __init__(self, names: Sequence[str], device: str = "auto") -> None:
-        self.names, self._device = list(names), device
+    def __init__(self, weights: Mapping[str, str], device: str = "auto") -> None:
+        self.names, self._weights, self._device = list(weights), weights, device
         self._open: dict[str, Model] = {}
         self._lock = threading.Lock()
 
     def __getitem__(self, name: str) -> Model:
-        if name not in self.names:  # from the network: a name is not a path that anyone may choose
+        if name not in self._weights:  # from the network: a name is not a path that anyone may choose
             raise ValueError(f"there is no model {name!r} here: there are {', '.join(self.names)}")
         with self._lock:
             if name not in self._open:
-                self._open[name] = Model(name, _opened(name, self._device))
+                weights = self._weights[name]
+                try:
+                    self._open[name] = Model(name, _opened(weights, self._device), weights)
+                except ValueError as error:
+                    raise ValueError(str(error).replace(weights, name)) from error
             return self._open[name]
 
 
-def _opened(name: str, device: str) -> Classifier:
+def _opened(weights: str, device: str) -> Classifier:
     from stabn.checkpoint import pick_device
 
-    if name.startswith("torchvision:"):
-        return open_model(name, device=device)
-    return classifier(load(name, pick_device(device)))
+    if weights.startswith("torchvision:"):
+        return open_model(weights, device=device)
+    return classifier(load(weights, pick_device(device)))
 
 
-def menu(asked: Sequence[str] = ()) -> list[str]:
-    """Names of the networks to offer: those `asked` for first, the bundled ones, the files in `checkpoints/`, and
-    torchvision's of which the weights are on this machine."""
+def menu(asked: Sequence[str] = ()) -> dict[str, str]:
+    """The networks to offer: what the command line calls them, by the names that people are shown.
+
+    Those `asked` for come first, then the bundled ones, the files in `checkpoints/`, and torchvision's of which the
+    weights are on this machine. People are not told in which folders of it files lie.
+    """
     bundled = [name for name in ("synthetic", "plain") if _there(name)]
     files = [str(path) for path in sorted(Path("checkpoints").glob("*.safetensors")) if path.stem not in bundled]
     found = [*asked, *bundled, *files, *(f"torchvision:{name}" for name in TORCHVISION if _downloaded(name))]
-    return list(dict.fromkeys(found))
+    named: dict[str, str] = {}
+    for path in dict.fromkeys(map(Path, found)):
+        name, alike = path.name or str(path), 1
+        while name in named:
+            alike += 1
+            name = f"{path.name} ({alike})"
+        named[name] = str(path)
+    return named
 
 
 def _there(name: str) -> bool:

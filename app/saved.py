@@ -39,23 +39,22 @@ def export(job: Job, session: Session) -> list[Path]:
     for old in session.folder.glob("result-*"):
         shutil.rmtree(old, ignore_errors=True)
     out = Path(tempfile.mkdtemp(prefix="result-", dir=session.folder))
-    weights = called = model.name
+    weights = model.weights
     try:
-        if not model.name.startswith("torchvision:"):
-            called = Path(model.name).stem  # people are not told where it lies on this machine
-            weights = str(locate(model.name).absolute())
-        return _exported(job, session, out, weights, called)
+        if not weights.startswith("torchvision:"):
+            weights = str(locate(weights).absolute())
+        return _exported(job, session, out, weights)
     except BaseException as error:
         shutil.rmtree(out, ignore_errors=True)
         job.check()
         if isinstance(error, OSError):
             raise ValueError(f"The files could not be made: {error.strerror or 'the disk does not answer'}.") from error
         if isinstance(error, ValueError):
-            raise ValueError(str(error).replace(weights, called).replace(model.name, called)) from error
+            raise ValueError(str(error).replace(weights, model.name).replace(model.weights, model.name)) from error
         raise
 
 
-def _exported(job: Job, session: Session, out: Path, weights: str, called: str) -> list[Path]:
+def _exported(job: Job, session: Session, out: Path, weights: str) -> list[Path]:
     source = out / unpack.CLIP / _plain(session.name)  # a name that a command line cannot misunderstand
     source.parent.mkdir()
     shutil.copy(session.path, source)
@@ -70,7 +69,7 @@ def _exported(job: Job, session: Session, out: Path, weights: str, called: str) 
     apart("app.saved:write", {"folder": str(out), "arguments": arguments}, limits, name=session.name, stop=job.stop)
     result = out / "made" / source.stem
     manifest = json.loads((result / "manifest.json").read_text("utf-8"))
-    manifest["checkpoint"]["name"] = called
+    manifest["checkpoint"]["name"] = session.network.name  # not where it lies on this machine
     (result / "manifest.json").write_text(json.dumps(manifest, indent=2, ensure_ascii=False) + "\n", "utf-8")
     if edited := _what_if(session):
         np.savez(result / "what_if.npz", **edited)

@@ -56,7 +56,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def model(weights: Path) -> Model:
-    return Model(str(weights), classifier(tiny()))
+    return Model(weights.name, classifier(tiny()), str(weights))
 
 
 @pytest.fixture
@@ -270,7 +270,7 @@ class TestKnownEvidence:
 def taken(weights: Path, clip: str, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """What a session of two methods is taken away as."""
     folder = tmp_path_factory.mktemp("saved")
-    session = actions.prepare(Job(), Model(str(weights), classifier(tiny())), clip, folder)
+    session = actions.prepare(Job(), Model("tiny", classifier(tiny()), str(weights)), clip, folder)
     actions.look(Job(), session, ["stabn", "grad_cam"])
     actions.edit(session, changes(session, invert_temporal=True))
     return saved.export(Job(), session)
@@ -325,11 +325,11 @@ class TestTakeAway:
 
         def apart(function: str, arguments: dict[str, Any], limits: Any, **options: Any) -> None:
             asked.append((arguments["arguments"], limits.memory))
-            raise ValueError(f"{session.network.name} is seen")
+            raise ValueError(f"{session.network.weights} is seen")
 
         monkeypatch.setattr(saved, "apart", apart)
         for device in ("cpu", "meta"):
-            session.model = Model(session.network.name, classifier(tiny().to(device)))
+            session.model = Model("tiny", classifier(tiny().to(device)), session.network.weights)
             with pytest.raises(ValueError, match=r"^tiny is seen"):  # a sentence that names no folder either
                 saved.export(Job(), session)
         assert not list(session.folder.glob("result-*"))
@@ -591,10 +591,20 @@ class TestPage:
             demo.close()
 
     def test_the_menu_is_closed(self, weights):
-        models = actions.Models([str(weights)])
-        assert models[str(weights)].stabn is not None
-        with pytest.raises(ValueError, match="no model"):
-            models["/etc/passwd"]
+        models = actions.Models({"tiny": str(weights)})
+        assert models["tiny"].stabn is not None
+        for other in ("/etc/passwd", str(weights)):
+            with pytest.raises(ValueError, match="no model"):
+                models[other]
+
+    def test_the_menu_does_not_tell_in_which_folder_a_network_lies(self, weights, tmp_path):
+        other = tmp_path / weights.name
+        other.write_bytes(b"no weights")
+        found = actions.menu([str(weights), f"{tmp_path}//{weights.name}", str(other)])
+        assert list(found.items())[:2] == [("tiny.safetensors", str(weights)), ("tiny.safetensors (2)", str(other))]
+        with pytest.raises(ValueError, match=r"^tiny\.safetensors \(2\)") as refused:
+            actions.Models(found, "cpu")["tiny.safetensors (2)"]
+        assert str(tmp_path) not in str(refused.value)
 
     def test_there_is_one_endpoint_and_it_explains(self, served, clip):
         from gradio_client import Client, handle_file

@@ -96,7 +96,7 @@ class Served:
 
     def explain(self, *data: Any) -> str:
         """All that the endpoint answers, errors included. `data` may leave out the last arguments."""
-        data = (*data, *("stabn", "", str(self.weights))[len(data) - 1 :])
+        data = (*data, *("stabn", "", self.weights.name)[len(data) - 1 :])
         status, body = self.post(f"/gradio_api/call/{self.endpoint}", {"data": list(data)})
         if status != 200:
             return body.decode()
@@ -120,7 +120,7 @@ class Served:
         return self.ask("GET", f"/gradio_api/queue/data?session_hash={session}")[2].decode()
 
     def click_run(self, file: Any, session: str) -> str:
-        return self.raises("run", "click", [file, str(self.weights), ["stabn"]], session)
+        return self.raises("run", "click", [file, self.weights.name, ["stabn"]], session)
 
 
 def file_data(path: str, **more: Any) -> dict[str, Any]:
@@ -225,8 +225,10 @@ def test_1_the_endpoint_opens_uploads_only(
 def test_1_a_model_is_one_of_the_menu(served: Served, make_video: Make, tmp_path: Path) -> None:
     clip = file_data(served.uploaded(make_video("clip.mp4")))
     other = shutil.copy(served.weights, tmp_path / "other.safetensors")
-    for model in (str(other), "../" + str(served.weights), "/etc/passwd", "https://127.0.0.1/x"):
+    for model in (str(other), str(served.weights), "../" + str(served.weights), "/etc/passwd", "https://127.0.0.1/x"):
         assert "top5" not in served.explain(clip, "stabn", "", model)
+    assert "top5" in served.explain(clip)
+    assert str(served.weights.parent).encode() not in served.ask("GET", "/config")[2]  # nor is told where it lies
 
 
 def test_2_a_playlist_in_a_file_named_mp4_is_refused(tmp_path: Path, make_video: Make) -> None:
@@ -467,7 +469,7 @@ def test_7_the_queue_is_bounded(served: Served, monkeypatch: pytest.MonkeyPatch,
     config = json.loads(served.ask("GET", "/config")[2])
     target = next(each["id"] for each in config["components"] if each["props"].get("elem_id") == "run")
     number = next(each["id"] for each in config["dependencies"] if [target, "click"] in each["targets"])
-    run = {"data": [file_data(path), str(served.weights), ["stabn"]], "fn_index": number, "trigger_id": target}
+    run = {"data": [file_data(path), served.weights.name, ["stabn"]], "fn_index": number, "trigger_id": target}
     most = guard.queue_arguments()["max_size"]
     with monkeypatch.context() as patch:
         patch.setattr(actions, "prepare", prepare)
@@ -632,7 +634,7 @@ def test_a_closed_page_leaves_nothing(served: Served, make_video: Make) -> None:
 class TestActions:
     @pytest.fixture
     def model(self, served: Served) -> actions.Model:
-        return actions.Models([str(served.weights)], "cpu")[str(served.weights)]
+        return actions.Models(actions.menu([str(served.weights)]), "cpu")[served.weights.name]
 
     @pytest.fixture
     def session(self, model: actions.Model, make_video: Make, tmp_path: Path) -> actions.Session:
