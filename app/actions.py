@@ -542,13 +542,19 @@ def evidence_scores(session: Session, explanation: Explanation) -> dict[str, flo
 # ------------------------------------------------------------------------------------------------------------- edit
 
 
+def by_time(seconds: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Where the frames sampled at `seconds` (T,) lie in the order of time, which is the player's: from a clip of fewer
+    than T frames a network may take the first again after the last."""
+    return np.argsort(seconds, kind="stable")
+
+
 @torch.inference_mode()
 def edit(session: Session, data: Mapping[str, Any]) -> NDArray[np.float32]:
     """What the network answers (K,) if it is given another attention; only its perception branch runs.
 
-    `data` is what `guard.read_edit` takes, and `invert_spatial` and `invert_temporal`, which turn what is given into
-    1 - M. Where a value is as it was sent to the browser, the network's own is taken, without rounding to a byte; if
-    all are, nothing is `edited`. Raises ValueError (guard.EditError among them).
+    `data` is what `guard.read_edit` takes, its frames in the order of time, and `invert_spatial` and `invert_temporal`,
+    which turn what is given into 1 - M. Where a value is as it was sent to the browser, the network's own is taken,
+    without rounding to a byte; if all are, nothing is `edited`. Raises ValueError (guard.EditError among them).
     """
     model, attention, mixture = session.network.twin, session.attention, session.mixture
     if model is None or attention is None or mixture is None:
@@ -557,11 +563,12 @@ def edit(session: Session, data: Mapping[str, Any]) -> NDArray[np.float32]:
     frames, (height, width) = len(session.clip.frames), own.shape[-2:]
     wanted = guard.read_edit(data, session.id, (frames, height, width))
     spatial, temporal = attention
+    back = np.argsort(by_time(session.clip.timestamps))  # to the order in which the network took them
     if wanted.spatial is not None and spatial is not None:
-        given = torch.from_numpy(wanted.spatial).to(spatial)[None, None]
+        given = torch.from_numpy(wanted.spatial[back]).to(spatial)[None, None]
         spatial = torch.where((given * 255).round() == (spatial * 255).round(), spatial, given)
     if wanted.temporal is not None and temporal is not None:
-        temporal = torch.from_numpy(wanted.temporal).to(temporal).view_as(temporal)
+        temporal = torch.from_numpy(wanted.temporal[back]).to(temporal).view_as(temporal)
     changed = Attention(spatial, temporal).invert(
         bool(data.get("invert_spatial")) and spatial is not None,
         bool(data.get("invert_temporal")) and temporal is not None,

@@ -16,7 +16,7 @@ from gradio.data_classes import FileData, GradioModel
 from numpy.typing import NDArray
 from PIL import Image
 
-from app.actions import Session, evidence_scores
+from app.actions import Session, by_time, evidence_scores
 from explain import TITLES
 from explain.core import SURE, Explanation, knows, percent, top
 
@@ -77,8 +77,8 @@ def shown(session: Session) -> Shown:
             "duration": clip.duration,
             "fps": clip.fps,
             "frames": clip.frame_count,
-            "times": first.timestamps.tolist(),
-            "strip": strip(clip.frames),
+            "times": np.sort(first.timestamps).tolist(),
+            "strip": strip(clip.frames[by_time(clip.timestamps)]),
             "rows": rows(session),
             "target": first.target,
             "model": session.model.name if session.model else None,
@@ -146,6 +146,7 @@ def panel(session: Session, explanation: Explanation) -> dict[str, Any]:
     low, high = explanation.scale
     names, target = explanation.classes, explanation.target
     _, height, width = explanation.spatial.shape
+    order = by_time(explanation.timestamps)
     return {
         "method": explanation.method,
         "title": TITLES.get(explanation.method, explanation.method),
@@ -155,10 +156,10 @@ def panel(session: Session, explanation: Explanation) -> dict[str, Any]:
         "places": explanation.has_places and not session.heat_in_video,
         "height": height,
         "width": width,
-        "spatial": encoded(as_bytes(explanation.spatial, low, high)),
+        "spatial": encoded(as_bytes(explanation.spatial[order], low, high)),
         "low": float(low),
         "high": float(high),
-        "temporal": explanation.temporal.astype(float).tolist(),
+        "temporal": explanation.temporal[order].astype(float).tolist(),
         "temporal_scale": [float(end) for end in explanation.temporal_scale],
         "score": scored(session, explanation),
         "evidence": evidence_scores(session, explanation),
@@ -203,7 +204,7 @@ def _evidence(session: Session) -> dict[str, Any] | None:
         "seconds": known.seconds.tolist(),
         "side": OUTLINE,
         "mask": encoded(as_bytes(np.stack(shares), 0, 1)),
-        "action": sampled.action.tolist(),
+        "action": sampled.action[by_time(session.clip.timestamps)].tolist(),
     }
 
 

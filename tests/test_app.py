@@ -194,6 +194,28 @@ class TestLook:
         assert session.clip.frame_indices.tolist() == [8, 9, 10, 11]
         np.testing.assert_array_equal(session.clip.frames, network.read(clip).frames)
 
+    def test_the_page_has_a_short_clip_in_the_order_of_time(self, make_video, tmp_path):
+        from app.player import shown
+
+        config = Config(len(CLASSES), 4, 32, "basic", (1, 1, 1, 1), width=4, variant="published")
+        network = classifier(STABN(config, CLASSES).eval())
+        path = str(make_video("short.mp4", pattern(3)))
+        session = actions.prepare(Job(), Model("published", network), path, tmp_path)
+        actions.look(Job(), session, ["stabn"])
+        first, page = session.first, shown(session)
+        assert first.frame_indices.tolist() == [0, 1, 2, 0]
+        assert first.temporal[0] != first.temporal[3]
+        assert page.facts["times"] == [0, 0, 0.04, 0.08]
+        order = [0, 3, 1, 2]
+        (panel,) = page.panels
+        assert panel["temporal"] == first.temporal[order].tolist()
+        given = {"clip": session.id, "spatial": panel["spatial"], "temporal": panel["temporal"]}
+        actions.edit(session, given)
+        assert session.edited is None  # what is as it was shown is as it was
+        actions.edit(session, {**given, "temporal": [1, 0.25, *panel["temporal"][2:]]})
+        assert session.edited.temporal.tolist() == [1, *first.temporal[1:3].tolist(), 0.25]
+        np.testing.assert_array_equal(session.edited.spatial, first.spatial)
+
     def test_frames_that_are_asked_for_by_index(self, clip, tmp_path):
         assert read_upload(clip, [3, 1, 7], 32, folder=tmp_path).clip.frame_indices.tolist() == [3, 1, 7]
         assert read_upload(clip, [3, 20], 32, folder=tmp_path).clip.frame_indices.tolist() == [5, 15]
