@@ -351,6 +351,7 @@ function show(value) {
   }));
   measure();
   mark("state", "ready");
+  mark("takes", Boolean(facts.model));  // a saved result is not saved again
   mark("clip", clip);
   mark("methods", panels.map((panel) => panel.method).join(","));
   mark("target", facts.target);

@@ -401,6 +401,7 @@ def test_files_to_take_away_open_again(visit, tmp_path):
     assert state(again, "best") == best
     assert "saved result of bottle.mp4" in again.inner_text(".notes")
     assert again.locator(".what-if").is_hidden()
+    assert again.locator("#make").is_hidden()
 
 
 def test_a_link_opens_an_example_at_its_moment(visit):
