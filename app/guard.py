@@ -18,9 +18,10 @@ import re
 import secrets
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import unquote
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +35,7 @@ HOST = "127.0.0.1"
 STATE = 1800  # seconds that a session's clip is kept: `gr.State(time_to_live=guard.STATE)`
 BODY = 2_000_000  # bytes of a request that is no upload: an edit of 64 x 56 x 56 values fits
 FORM = 100_000  # bytes around a file in an upload's form
+SERVED = "/gradio_api/file="  # in the URL of an uploaded file, before its path
 # Routes of gradio that the page has no use for: other hosts are fetched, posts are processed, statistics told.
 CLOSED = re.compile(
     r"(/gradio_api)?/(proxy=|file=https?:|file/https?:|process_recording|component_server|deep_link|run-history|runs\b"
@@ -175,13 +177,15 @@ class Guard:
         if CLOSED.match(path):
             await _refuse(404, "There is no such page.")(scope, receive, send)
             return
-        if scope["method"] not in ("GET", "HEAD") and not path.endswith(("/upload", "/mcp")):
+        if scope["method"] not in ("GET", "HEAD") and not path.endswith("/upload"):
             body = await _body(receive)
             if body is None:
                 await _refuse(413, f"A request of more than {BODY / 1e6:g} MB is not read.")(scope, receive, send)
                 return
-            if not all(map(_is_uploaded, _paths(body))):
-                await _refuse(403, "Only files that were uploaded to this page are read.")(scope, receive, send)
+            try:
+                body = _by_path(body)
+            except PermissionError as error:
+                await _refuse(403, str(error))(scope, receive, send)
                 return
             receive = _again(body, receive)
 
@@ -222,21 +226,26 @@ def _again(body: bytes, receive: Receive) -> Receive:
     return again
 
 
-def _paths(body: bytes) -> Iterator[str]:
-    """Every "path" of a file in a JSON message."""
+def _by_path(body: bytes) -> bytes:
+    """A posted message whose files all lie in the upload cache. Where one is given by its URL on this server, as tools
+    of language models must, its path is put there. Raises PermissionError, one sentence, for any other file."""
     try:
-        rest: list[Any] = [json.loads(body or b"null")]
+        message = json.loads(body or b"null")
     except (ValueError, RecursionError):
-        return  # no JSON: gradio refuses it
+        return body  # no JSON: gradio refuses it
+    rest, changed = [message], False
     while rest:
         value = rest.pop()
         if isinstance(value, dict):
-            path = value.get("path")
-            if isinstance(path, str):
-                yield path
+            if isinstance(given := value.get("path"), str):
+                path = unquote(given.partition(SERVED)[2]) if given.startswith(("http://", "https://")) else given
+                if not _is_uploaded(path):
+                    raise PermissionError("Only files that were uploaded to this page are read.")
+                value["path"], changed = path, changed or path != given
             rest.extend(value.values())
         elif isinstance(value, list):
             rest.extend(value)
+    return json.dumps(message).encode() if changed else body
 
 
 def _is_uploaded(path: str) -> bool:

@@ -238,11 +238,11 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
     def leave(request: gr.Request) -> None:
         sessions.drop(str(request.session_hash))
 
-    def endpoint(video: FileData, method: str = "stabn", target: str = "", model: str = first.name) -> dict[str, Any]:
+    def explain(video: FileData, method: str = "stabn", target: str = "", model: str = first.name) -> dict[str, Any]:
         """Where and when a video network looked in a clip, and what it answered.
 
         Args:
-            video: the clip, uploaded.
+            video: the clip: post it to /gradio_api/upload, then give the URL /gradio_api/file=PATH of what it answers.
             method: how to explain, for example stabn or grad_cam.
             target: the class to ask about, by name or number; empty takes the predicted one.
             model: the network, one of the page's menu.
@@ -346,7 +346,7 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
         # Its own lane: an edit needs no lock, and must not wait behind somebody's long work.
         player.edit(edit, None, player, trigger_mode="multiple", concurrency_limit=2, concurrency_id="edit", **PRIVATE)
         name.change(choose, name, methods, **PRIVATE)
-        gr.api(endpoint, api_name="explain", **NETWORK)
+        gr.api(explain, api_name="explain", **NETWORK)
         demo.unload(leave)
     clip.keep_in_cache = _Kept([example.path for example in clips], sessions)  # type: ignore[assignment]
     demo.queue(**guard.queue_arguments())

@@ -204,6 +204,8 @@ def test_1_the_endpoint_opens_uploads_only(
         file_data(url.replace("http", "HTTP")),
         file_data(str(secret), url=f"/gradio_api/file={path}"),
         file_data(f"{path}/../../../{secret}"),
+        file_data(f"http://127.0.0.1:{served.port}/gradio_api/file={secret}"),
+        file_data(f"{url}/gradio_api/file={secret}"),
         file_data(str(link)),
         file_data(f"file://{secret}"),
         file_data(path + "\0"),
@@ -213,6 +215,8 @@ def test_1_the_endpoint_opens_uploads_only(
     ):
         assert "top5" not in served.explain(given), given
         assert "panels" not in served.click_run(given, "stranger"), given
+    for by_url in (f"http://127.0.0.1:{served.port}/gradio_api/file={path}", f"{url}/gradio_api/file={path}"):
+        assert "top5" in served.explain(file_data(by_url))  # it is the path that counts, and no server is asked
     for given in ("https://example.com/clip.mp4", str(secret)):  # gradio would fetch the first itself
         assert served.post("/gradio_api/queue/join", {"data": [{"video": file_data(given)}]})[0] == 403
     for file in (path, str(secret), {"path": str(secret)}, FileData(path=str(secret)), {"path": str(link)}, None, {}):
