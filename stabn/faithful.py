@@ -91,7 +91,7 @@ def _parts(attention: Attention) -> tuple[Tensor, Tensor]:
 @contextmanager
 def _beside(network: nn.Module, learns: bool) -> Iterator[None]:
     """A pass over changed clips: batch norm works as at inference, and the weights learn only if told to."""
-    norms = [each for each in network.modules() if isinstance(each, nn.BatchNorm3d)]
+    norms = [each for each in network.modules() if isinstance(each, nn.BatchNorm3d | nn.BatchNorm2d)]
     flags = [(each, each.requires_grad) for each in network.parameters()]
     try:
         for each in norms:

@@ -4,7 +4,7 @@ Mitsuhara, Hirakawa, Yamashita, Fujiyoshi: "ST-ABN: Visual Explanation Taking in
 Information for Video Recognition" (2021), section 3. Equation numbers below are the paper's.
 
 Shapes in comments: N clips, T frames, S x S pixels, C channels, K classes, h x w cells of the attention maps
-(14 x 14 at 224 pixels). Tensors are ordered (N, C, T, h, w).
+(14 x 14 at 224 pixels; 2C channels after the last stage of a ResNet). Tensors are ordered (N, C, T, h, w).
 
     clips -- extract --> features --+--------------- perceive --> logits
                                     +-- attend --> attention, attention_logits
@@ -24,6 +24,9 @@ Where the paper is silent we chose:
 - The attention branch's class scores are averaged over space only and keep T; a linear layer K T -> K follows.
 - Clips have their channels in the order BGR.
 - A clip is T consecutive frames from the middle of a video, not T spread over it.
+
+`backbone` chooses another network than the 3D ResNet for the extractor and the perception branch; `stabn.backbones` has
+them. Some of them shorten time: then features and attention have T' < T frames.
 """
 
 from __future__ import annotations
@@ -36,6 +39,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from stabn import backbones
 
 BLOCKS = ("bottleneck", "basic")
 ATTENTIONS = ("both", "spatial", "temporal", "none")
@@ -65,7 +70,7 @@ class Config:
     size: int = 224  # S, pixels: height and width of the input
     block: Literal["bottleneck", "basic"] = "bottleneck"
     layers: tuple[int, int, int, int] = (3, 4, 6, 3)  # residual blocks of layer1..layer4
-    width: int = 64  # planes of layer1; layer k has width * 2 ** (k - 1)
+    width: int = 64  # planes of layer1; layer k has width * 2 ** (k - 1); other backbones: 64 is their full width
     stem: tuple[int, int, int] = (1, 7, 7)  # first convolution's kernel (T, h, w); its stride is (1, 2, 2)
     pool: bool = True  # 1 x 3 x 3 max pooling, stride (1, 2, 2), after the stem
     attention: Literal["both", "spatial", "temporal", "none"] = "both"  # "spatial" is ABN (Fukui et al. 2019)
@@ -74,6 +79,7 @@ class Config:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # of RGB values in 0..1, divided by
     crop: bool = True  # centre square before resizing (the paper); False squeezes the whole frame to S x S
     variant: Literal["paper", "published"] = "paper"  # "published": as the authors' released weights, see above
+    backbone: str = "resnet"  # or one of `stabn.backbones.BACKBONES`, for which block, layers and stem do not count
 
     def __post_init__(self) -> None:
         for name, length in (("layers", 4), ("stem", 3), ("mean", 3), ("std", 3)):
@@ -94,7 +100,9 @@ class Config:
         for name in ("pool", "crop"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"`{name}` must be True or False, got {getattr(self, name)!r}")
-        for name, allowed in (("block", BLOCKS), ("attention", ATTENTIONS), ("variant", VARIANTS)):
+        names = ("resnet", *backbones.BACKBONES)
+        choices = (("block", BLOCKS), ("attention", ATTENTIONS), ("variant", VARIANTS), ("backbone", names))
+        for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
         if any(k % 2 == 0 for k in self.stem):
@@ -105,7 +113,16 @@ class Config:
             raise ValueError(f"`mean` is of RGB values scaled to 0..1, got {self.mean}")
         if not all(0 < value <= 1 for value in self.std):
             raise ValueError(f"`std` is of RGB values scaled to 0..1 and never 0, got {self.std}")
-        if self.size < self.reduction:
+        if self.backbone != "resnet":
+            for name in ("block", "layers", "stem", "variant"):
+                if getattr(self, name) != getattr(Config, name):
+                    raise ValueError(f"`{name}` is for the backbone resnet, leave it out for {self.backbone}")
+            if self.width % backbones.STEP:
+                raise ValueError(
+                    f"`width` must be a multiple of {backbones.STEP} for the backbone {self.backbone}, got {self.width}"
+                )
+            backbones.shapes(self)  # raises for a clip that is too small
+        elif self.size < self.reduction:
             raise ValueError(
                 f"`size` is {self.size} pixels, but one cell of this network's attention maps takes "
                 f"{self.reduction}: use {self.reduction} or more" + (", or pool=False" if self.pool else "")
@@ -121,18 +138,37 @@ class Config:
 
     @property
     def reduction(self) -> int:
-        """Pixels of the input, per side, to one cell of the attention maps."""
+        """Pixels of the input, per side, to one cell of the attention maps of a ResNet."""
         return 16 if self.pool else 8
 
     @property
-    def map_size(self) -> int:
-        """h and w of the attention maps: each stride of 2 rounds up."""
-        return -(-self.size // self.reduction)
+    def grid(self) -> tuple[int, int, int, int]:
+        """(C, T', h, w) of the features between extractor and branches; each stride of 2 in a ResNet rounds up."""
+        if self.backbone != "resnet":
+            channels, moments, height, width = backbones.shapes(self)[0]
+            return channels, moments, height, width
+        side = -(-self.size // self.reduction)
+        return self.width * 4 * (4 if self.block == "bottleneck" else 1), self.frames, side, side
 
     @property
     def channels(self) -> int:
         """C of the features between extractor and branches."""
-        return self.width * 4 * (4 if self.block == "bottleneck" else 1)
+        return self.grid[0]
+
+    @property
+    def moments(self) -> int:
+        """T' of the features and the attention: T, or less where the backbone shortens time."""
+        return self.grid[1]
+
+    @property
+    def map_size(self) -> int:
+        """h and w of the attention maps."""
+        return self.grid[2]
+
+    @property
+    def outputs(self) -> int:
+        """Channels of the last stage, before the classifier and in the attention branch."""
+        return 2 * self.channels if self.backbone == "resnet" else backbones.shapes(self)[1][0]
 
     @property
     def sampling(self) -> Literal["spread", "middle"]:
@@ -279,16 +315,35 @@ def stage(config: Config, layer: int, inputs: int, stride: int) -> nn.Sequential
     return nn.Sequential(first, *rest)
 
 
+def extractor(config: Config) -> list[nn.Module]:
+    """stem, layer1, layer2 and layer3: float clips (N, 3, T, S, S) -> features (N, C, T', h, w)."""
+    if config.backbone != "resnet":
+        return [backbones.made(each, config.width) for each in backbones.stages(config)[:4]]
+    width, channels = config.width, config.channels
+    pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)) if config.pool else nn.Identity()
+    stem = nn.Sequential(conv(3, width, config.stem, stride=2), nn.BatchNorm3d(width), nn.ReLU(), pool)
+    strides = ((1, width, 1), (2, channels // 4, 2), (3, channels // 2, 2))
+    return [stem, *(stage(config, layer, inputs, stride) for layer, inputs, stride in strides)]
+
+
+def last_stage(config: Config, strided: bool) -> nn.Module:
+    """layer4: features (N, C, T', h, w) -> (N, config.outputs, ...), of the same T', h and w unless `strided`."""
+    if config.backbone != "resnet":
+        last = backbones.made(backbones.stages(config)[4], config.width)
+        return last if strided else backbones.unstrided(last)
+    return stage(config, 4, config.channels, stride=2 if strided else 1)
+
+
 class AttentionBranch(nn.Module):
     """Features (N, C, T, h, w) -> Attention and class scores (N, K)."""
 
     def __init__(self, config: Config) -> None:
         super().__init__()
-        classes, frames = config.classes, config.frames
-        self.blocks = stage(config, 4, config.channels, stride=1)  # -> (N, 2C, T, h, w)
+        classes, frames = config.classes, config.moments
+        self.blocks = last_stage(config, strided=False)  # -> (N, 2C, T, h, w)
         self.maps = nn.Sequential(
-            nn.BatchNorm3d(2 * config.channels),
-            conv(2 * config.channels, classes, (1, 1, 1)),
+            nn.BatchNorm3d(config.outputs),
+            conv(config.outputs, classes, (1, 1, 1)),
             nn.BatchNorm3d(classes),
             nn.ReLU(),
         )  # -> (N, K, T, h, w)
@@ -355,20 +410,15 @@ class STABN(nn.Module):
         if len(self.classes) != config.classes:
             raise ValueError(f"`classes` has {len(self.classes)} names, the config says {config.classes} classes")
 
-        width, channels = config.width, config.channels
-        pool = nn.MaxPool3d((1, 3, 3), (1, 2, 2), (0, 1, 1)) if config.pool else nn.Identity()
-        stem = conv(3, width, config.stem, stride=2)
-        self.stem = nn.Sequential(stem, nn.BatchNorm3d(width), nn.ReLU(), pool)
-        self.layer1 = stage(config, 1, width, stride=1)
-        self.layer2 = stage(config, 2, channels // 4, stride=2)
-        self.layer3 = stage(config, 3, channels // 2, stride=2)
+        channels = config.channels
+        self.stem, self.layer1, self.layer2, self.layer3 = extractor(config)
         self.attention = AttentionBranch(config) if config.attention != "none" else None
         if config.attention == "both":
             self.mixing = conv(2 * channels, channels, (1, 1, 1))  # weight (C, 2C, 1, 1, 1): W1 beside W2
             self.mixing_bn = nn.BatchNorm3d(channels)
-        self.layer4 = stage(config, 4, channels, stride=2)
+        self.layer4 = last_stage(config, strided=True)
         self.dropout = nn.Dropout(config.dropout)
-        self.fc = nn.Linear(2 * channels, config.classes)
+        self.fc = nn.Linear(config.outputs, config.classes)
 
         nn.init.normal_(self.fc.weight, std=0.01)
         nn.init.zeros_(self.fc.bias)
@@ -385,7 +435,7 @@ class STABN(nn.Module):
         Raises TypeError for other types and ValueError for other shapes, with the numbers seen and needed.
         """
         self._check_clips(clips)
-        x = self.stem(clips)  # (N, width, T, S/4, S/4), or S/2 without pooling
+        x = self.stem(clips)  # of a ResNet: (N, width, T, S/4, S/4), or S/2 without pooling
         return self.layer3(self.layer2(self.layer1(x)))
 
     def attend(self, features: Tensor) -> tuple[Attention | None, Tensor | None]:
