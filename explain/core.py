@@ -222,9 +222,13 @@ def merge(parts: Sequence[Explanation], windows: Sequence[tuple[float, float]]) 
 
 
 def stabn_attention(network: Classifier, clip: Clip, target: int | None) -> Explanation:
-    """The attention that ST-ABN itself applied (paper, equations 1 to 3), in one forward pass."""
+    """The attention that ST-ABN itself applied (paper, equations 1 to 3), in one forward pass.
+
+    Where the backbone shortens time to T' < T, it is linear in time between its T' moments, and a note says so.
+    """
     import torch
 
+    from explain.methods import in_time
     from stabn.model import STABN
 
     model = network.module
@@ -244,9 +248,15 @@ def stabn_attention(network: Classifier, clip: Clip, target: int | None) -> Expl
                 "(attention='none'): choose another method or checkpoint"
             )
         probabilities = output.logits[0].float().softmax(0).cpu().numpy()
-        spatial, temporal = (None if part is None else part[0, 0].float().cpu().numpy() for part in output.attention)
+        frames, moments = model.config.frames, model.config.moments
+        spatial, temporal = (
+            None if part is None else in_time(part[0, 0].float(), frames).cpu().numpy() for part in output.attention
+        )
     timings = {"preprocess": prepared - start, "network": time.perf_counter() - prepared}
     notes = clip.notes
+    if moments < frames:
+        steps = f"{moments} moment{'' if moments == 1 else 's'}"
+        notes += (f"this network's attention has {steps} for {frames} frames: between them it is interpolated",)
     if spatial is None:  # the ablation's variants: the absent factor of M_t * M_s is 1
         spatial = np.ones((len(clip.frames), 1, 1), np.float32)
         notes += ("this network has no spatial attention",)

@@ -49,7 +49,7 @@ def _localisation(attention: Attention, sample: synthetic.Sample, seed: int) -> 
     if attention.spatial is not None:
         h, w = attention.spatial.shape[-2:]
         maps = {
-            "M_s": attention.spatial[0, 0].numpy(),
+            "M_s": methods.in_time(attention.spatial[0, 0], frames).numpy(),
             "random": rng.random((frames, h, w)),
             "centre": methods.centre_maps(frames, h, w),
             "frame difference": difference,
@@ -61,7 +61,7 @@ def _localisation(attention: Attention, sample: synthetic.Sample, seed: int) -> 
             scores[f"pointing {name}"] = metrics.pointing(spatial, near, sample.action)
     if attention.temporal is not None:
         weights = {
-            "M_t": attention.temporal[0, 0, :, 0, 0].numpy(),
+            "M_t": methods.in_time(attention.temporal[0, 0], frames)[:, 0, 0].numpy(),
             "random": rng.random(frames),
             "centre": methods.centre_maps(1, 1, frames)[0, 0],
             "frame difference": difference.sum((1, 2)),
