@@ -13,7 +13,6 @@ import importlib
 import json
 import os
 import re
-import socket
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -27,11 +26,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from explain.core import nearest
 from stabn.checkpoint import pick_device
+from stabn.foreign import downloaded, line, read_state
 from stabn.model import STABN, Box
 from stabn.video import Clip, PathLike, VideoInfo, read_clip
 
@@ -206,7 +205,6 @@ TORCHVISION = {  # name: frames of a clip
     "swin3d_t": 32,
 }
 FRAMES, SIZE = 16, 112  # of one's own model, unless it says otherwise
-PATIENCE = 20.0  # seconds that a server may be silent
 
 
 def open_model(
@@ -238,7 +236,7 @@ def open_model(
     if not (source and colon and name):
         raise ValueError(f"the model {spec!r} is neither torchvision:NAME nor package.module:build")
     names = None if classes is None else read_classes(classes)
-    state = None if weights is None else _read_state(weights)
+    state = None if weights is None else read_state(weights)
     build = _torchvision if source == "torchvision" else _imported
     network = build(source, name, names, state is None, frames, size)
     if layout is not None:
@@ -262,7 +260,7 @@ def _torchvision(
     categories = list(known.meta["categories"])
     module = get_model(name, num_classes=len(names or categories))
     if download:
-        _fill(module, _downloaded(name, known), f"torchvision's {known}")
+        _fill(module, downloaded(name, known, "--weights"), f"torchvision's {known}")
     transforms = known.transforms()
     crop, resize = transforms.crop_size, transforms.resize_size
     if size is not None:
@@ -283,21 +281,6 @@ def _torchvision(
     return Classifier(module, names or categories, frames or TORCHVISION[name], preprocess, seen)
 
 
-def _downloaded(name: str, weights: Any) -> dict[str, Tensor]:
-    """The state dict of torchvision's weights, from the cache or its server."""
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(PATIENCE)  # torch.hub has none, and a silent server would hold it for ever
-    try:
-        return weights.get_state_dict(progress=False, check_hash=True)
-    except Exception as error:  # no network, no such file, no room, a damaged download
-        raise ValueError(
-            f"the weights of torchvision:{name} cannot be downloaded from {weights.url} ({_line(error)}): load that "
-            "file where there is a network, and pass it with --weights FILE"
-        ) from None
-    finally:
-        socket.setdefaulttimeout(patience)
-
-
 def _imported(
     source: str, name: str, names: list[str] | None, download: bool, frames: int | None, size: int | None
 ) -> Classifier:
@@ -312,14 +295,14 @@ def _imported(
             raise ValueError(f"there is no module {missing!r} in {here} or among the installed ones") from None
         raise ValueError(f"{source} cannot be imported: it needs {missing!r}, which is not installed") from None
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{source} cannot be imported: {_line(error)}") from None
+        raise ValueError(f"{source} cannot be imported: {line(error)}") from None
     if not callable(build):
         what = "has nothing of this name" if build is None else f"is a {type(build).__name__}"
         raise ValueError(f"{source}:{name} must be a function that gives the network, but {source} {what}: {name}")
     try:
         built = build()
     except (Exception, SystemExit) as error:
-        raise ValueError(f"{source}:{name}() failed: {_line(error)}") from None
+        raise ValueError(f"{source}:{name}() failed: {line(error)}") from None
     if isinstance(built, Classifier | STABN):
         if size is not None:
             raise ValueError(f"{source}:{name}() gives its own preprocessing: its frames cannot be resized by --size")
@@ -346,7 +329,7 @@ def try_out(network: Classifier, spec: str) -> None:
         raise
     except Exception as error:  # anything can happen in a network of which nothing is known
         raise ValueError(
-            f"{spec} fails on a clip of {given} in the layout {network.layout}: {_line(error)}; --frames, --size and "
+            f"{spec} fails on a clip of {given} in the layout {network.layout}: {line(error)}; --frames, --size and "
             "--layout say what it takes"
         ) from None
 
@@ -375,28 +358,6 @@ def read_classes(path: Path) -> list[str]:
     return found
 
 
-def _read_state(path: Path) -> dict[str, Tensor]:
-    """A state dict from a file of safetensors or torch.save; one that is wrapped as "state_dict" or "model" too."""
-    try:
-        with open(path, "rb") as file:
-            start = file.read(4)
-        pickled = start.startswith((b"PK\x03\x04", b"\x80"))  # what torch.save writes, now and long ago
-        found = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
-    except Exception:  # a damaged or hostile file can raise anything
-        raise ValueError(
-            f"{path} holds no weights that can be read: it is damaged, or holds more than tensors and plain values, "
-            "and code in such files is never run"
-        ) from None
-    for key in ("state_dict", "model"):
-        if isinstance(found, dict) and isinstance(found.get(key), dict):
-            found = found[key]
-    if not isinstance(found, dict) or not found or not all(isinstance(each, Tensor) for each in found.values()):
-        raise ValueError(f"{path} holds no state dict, which is tensors by name")
-    return {str(name).removeprefix("module."): each for name, each in found.items()}  # what DataParallel writes
-
-
 def _fill(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
     """Loads a state dict; ValueError names the first tensor that does not fit."""
     expected = module.state_dict()
@@ -418,11 +379,6 @@ def _fill(module: nn.Module, state: dict[str, Tensor], source: str) -> None:
         module.load_state_dict(state)
         return
     raise ValueError(f"{source} does not fit the network: it {misfit}")
-
-
-def _line(error: BaseException) -> str:
-    words = " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {words}" if words else type(error).__name__
 
 
 @contextmanager

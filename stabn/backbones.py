@@ -126,6 +126,7 @@ BACKBONES: dict[str, Callable[[Config], list[nn.Module]]] = {
     "tsn": each_frame,
     "tsm": each_frame,
 }
+FLAT = ("tsn", "tsm")  # those of 2D layers, with `config.pool` as in the 3D ResNet
 
 
 def stages(config: Config) -> list[nn.Module]:
@@ -165,6 +166,14 @@ def unstrided(stage: nn.Module) -> nn.Module:
             layer.stride = (1, 1)
     _replace(stage, lambda layer: nn.Identity() if isinstance(layer, nn.MaxPool3d) and layer.stride != 1 else None)
     return stage
+
+
+def channels_last(network: nn.Module) -> None:
+    """Puts the weights of convolutions, 2D and 3D, into the order in memory that is fastest; values stay."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv3d | nn.Conv2d):
+            order = torch.channels_last_3d if isinstance(layer, nn.Conv3d) else torch.channels_last
+            layer.to(memory_format=order)  # type: ignore[call-overload]
 
 
 @lru_cache

@@ -11,7 +11,7 @@ import hashlib
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -125,13 +125,15 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
     return model.to(target).eval()
 
 
-def weights_hash(source: torch.nn.Module | str | os.PathLike[str]) -> str:
+def weights_hash(source: torch.nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]) -> str:
     """The identity of weights: sha256 (hex) over names, shapes, types and bytes of the tensors in name order.
 
-    `source` is a network, a file or a bundled name; a file and the network loaded from it have the same hash,
+    `source` is a network, a state dict, a file or a bundled name; a file and the network loaded from it have the same hash,
     for floating tensors count as float32. Corrected metadata does not change it. Raises CheckpointError.
     """
-    state = _as_loaded(source.state_dict()) if isinstance(source, torch.nn.Module) else _read(locate(source)).state
+    if isinstance(source, torch.nn.Module):
+        source = source.state_dict()
+    state = _as_loaded(source) if isinstance(source, Mapping) else _read(locate(source)).state
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name]
@@ -264,7 +266,7 @@ def _read_pickle(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from None
 
 
-def _as_loaded(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _as_loaded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Contiguous copies (no tensor lives in a mapped file) on the CPU, floating ones in float32."""
     return {
         name: tensor.detach()

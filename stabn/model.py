@@ -33,11 +33,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from huggingface_hub import ModelHubMixin, hf_hub_download
 from torch import Tensor, nn
 
 from stabn import backbones
@@ -79,7 +81,7 @@ class Config:
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)  # of RGB values in 0..1, divided by
     crop: bool = True  # centre square before resizing (the paper); False squeezes the whole frame to S x S
     variant: Literal["paper", "published"] = "paper"  # "published": as the authors' released weights, see above
-    backbone: str = "resnet"  # or one of `stabn.backbones.BACKBONES`, for which block, layers and stem do not count
+    backbone: str = "resnet"  # or one of `stabn.backbones.BACKBONES`, which fix block, layers and stem themselves
 
     def __post_init__(self) -> None:
         for name, length in (("layers", 4), ("stem", 3), ("mean", 3), ("std", 3)):
@@ -114,7 +116,8 @@ class Config:
         if not all(0 < value <= 1 for value in self.std):
             raise ValueError(f"`std` is of RGB values scaled to 0..1 and never 0, got {self.std}")
         if self.backbone != "resnet":
-            for name in ("block", "layers", "stem", "variant"):
+            flat = self.backbone in backbones.FLAT
+            for name in ("block", "layers", "stem", "variant", *(() if flat else ("pool",))):
                 if getattr(self, name) != getattr(Config, name):
                     raise ValueError(f"`{name}` is for the backbone resnet, leave it out for {self.backbone}")
             if self.width % backbones.STEP:
@@ -393,11 +396,37 @@ class TemporalAttention(nn.Module):
 # ------------------------------------------------------------------------------------------------ the network
 
 
-class STABN(nn.Module):
+HUB_FILE = "model.safetensors"  # of a folder that `save_pretrained` makes; a file as `stabn.save` writes it
+HUB_CARD = """---
+{{ card_data }}
+---
+
+ST-ABN, a video network that says where and when it looked ({{ paper_url }}), as `stabn` saves it:
+
+    from stabn import STABN, read_clip
+    from explain import explain
+
+    model = STABN.from_pretrained("this repository")
+    explanation = explain(model, read_clip("video.mp4", frames=model.config.frames))
+"""
+
+
+class STABN(
+    nn.Module,
+    ModelHubMixin,
+    library_name="stabn",
+    pipeline_tag="video-classification",
+    paper_url="https://arxiv.org/abs/2110.15574",
+    model_card_template=HUB_CARD,
+):
     """Spatio-temporal attention branch network: `model(clips) -> Output`.
 
     `classes` are the names of the K classes ("class 0", ... if none are given); `metadata` is free, made of
     what JSON can hold, and travels with the weights: how they were trained, what was measured.
+
+    `save_pretrained(folder)`, `from_pretrained(folder_or_repository)` and `push_to_hub(repository)` are those of
+    huggingface_hub. The weights are a file of `stabn.save`, which alone rebuilds the network; the `config.json` beside
+    it is for the Hub and for readers.
     """
 
     def __init__(
@@ -536,6 +565,27 @@ class STABN(nn.Module):
             return Box(0.0, 0.0, float(height), float(width))
         side = min(height, width)
         return Box(float((height - side) // 2), float((width - side) // 2), float(side), float(side))
+
+
+    # ------------------------------------------------------------------------------------ huggingface_hub's mixin
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        from stabn import checkpoint
+
+        checkpoint.save(self, save_directory / HUB_FILE)
+
+    @classmethod
+    def _from_pretrained(  # type: ignore[override]
+        cls, *, model_id: str, device: str | torch.device = "cpu", **options: Any
+    ) -> STABN:
+        """In eval mode, float32, on `device`, as `stabn.load` gives it. Raises CheckpointError, and what the Hub does."""
+        from stabn import checkpoint
+
+        folder = Path(model_id)
+        if folder.is_dir():
+            return checkpoint.load(folder / HUB_FILE, device)
+        asked = {key: options[key] for key in ("revision", "cache_dir", "force_download", "local_files_only", "token")}
+        return checkpoint.load(hf_hub_download(model_id, HUB_FILE, **asked), device)
 
 
 def _part(attention: Attention | None, name: Literal["spatial", "temporal"], like: Tensor) -> Tensor:

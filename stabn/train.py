@@ -15,6 +15,12 @@ import tyro
 from stabn import opencv_advice
 
 
+Backbone = Literal[
+    *("compact", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
+    *("c3d", "i3d", "r3d_18", "mc3_18", "r2plus1d_18", "s3d", "tsn", "tsm"),
+]
+
+
 @dataclass(frozen=True)
 class Options:
     """Train the compact network on generated clips. Stopped and started again with the same --out, it goes on."""
@@ -30,13 +36,18 @@ class Options:
     decay: float = 0.05
     """Weight decay of AdamW."""
     init: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
-    """Weights to start from, every tensor that fits: the extractor and the perception branch of a trained backbone."""
+    """Weights to start from, every tensor that fits: the extractor and the perception branch of a trained backbone. Or
+    `imagenet`, which downloads torchvision's 2D ResNet of the same depth, or a file of torchvision's weights; both are
+    inflated to 3D and need --width 64."""
     seed: int = 0
     """Fixes the initial weights and the clips, those of seeds 10**9 * (1 + SEED) and more; not the rounding of bf16."""
     frames: int = 16
     """Frames of a clip."""
     size: int = 64
-    """Height and width of a clip in pixels; the attention maps have an eighth of it."""
+    """Height and width of a clip in pixels; the attention maps of the compact network have an eighth of it."""
+    backbone: Backbone = "compact"
+    """The network under the attention: compact, or 3D ResNets and others by name, here a quarter as wide as their
+    sources unless --width says otherwise (64 is full)."""
     width: int = 16
     """Planes of the first residual layer: the network's size grows with its square."""
     attention: Literal["both", "spatial", "temporal", "none"] = "both"
@@ -129,6 +140,19 @@ def read_pictures(folder: Path) -> list[Any]:
     return pictures
 
 
+def config_of(options: Options, classes: int) -> Any:
+    """The `stabn.Config` that --backbone asks for. Raises ValueError."""
+    from stabn.model import Config
+
+    names = ("frames", "size", "width", "attention")
+    asked = {name: getattr(options, name) for name in names} | {"classes": classes, "crop": False}
+    if options.backbone == "compact":
+        return Config(layers=(1, 1, 1, 1), stem=(5, 5, 5), pool=False, **asked)
+    if options.backbone.startswith("resnet"):
+        return Config.resnet(int(options.backbone.removeprefix("resnet")), **asked)
+    return Config(backbone=options.backbone, **asked)
+
+
 def start_from(network: Any, trained: Any) -> None:
     """Copies every tensor that both networks have in the same shape into `network`.
 
@@ -203,30 +227,30 @@ def train(options: Options) -> None:
     from torch.utils.data import DataLoader
     from tqdm import tqdm
 
-    from stabn import checkpoint, faithful, model, synthetic
+    from stabn import backbones, checkpoint, faithful, model, synthetic
+    from stabn.foreign import imagenet, inflate, read_state
 
     if options.threads:
         torch.set_num_threads(options.threads)
     cv2.setNumThreads(1)
     torch.manual_seed(options.seed)
     device = checkpoint.pick_device(options.device)
-    config = model.Config(
-        classes=len(synthetic.CLASSES),
-        frames=options.frames,
-        size=options.size,
-        layers=(1, 1, 1, 1),
-        width=options.width,
-        stem=(5, 5, 5),
-        pool=False,
-        crop=False,
-        attention=options.attention,
-    )
+    config = config_of(options, len(synthetic.CLASSES))
     network = model.STABN(config, synthetic.CLASSES).to(device)
-    network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
+    backbones.channels_last(network)
     weights = faithful.Weights(options.keep, options.erase, *options.price, options.invert)
-    trained = checkpoint.load(options.init) if options.init else None
-    if trained:
-        start_from(network, trained)
+    trained, init = None, None
+    if options.init == "imagenet":
+        inflate(network, init := imagenet(network))
+    elif options.init:
+        try:
+            start_from(network, trained := checkpoint.load(options.init))
+        except checkpoint.CheckpointError as error:
+            try:  # no file of ours: perhaps one of torchvision's
+                init = read_state(Path(options.init))
+            except ValueError:
+                raise error from None
+            inflate(network, init)
     if any(weights) and (trained is None or trained.attention is None):
         faithful.prepare(network)
     optimizer = torch.optim.AdamW(network.parameters(), options.rate, weight_decay=options.decay)
@@ -234,7 +258,7 @@ def train(options: Options) -> None:
     # What decides the weights; the rest (threads, workers, where to write) may change between two runs.
     recipe = {k: v for k, v in asdict(options).items() if k not in _FREE} | {"generator": synthetic.VERSION}
     if options.init:  # by what it holds: where it lies says nothing to others
-        recipe["init"] = f"{Path(options.init).stem} {checkpoint.weights_hash(options.init)[:16]}"
+        recipe["init"] = f"{Path(options.init).stem} {checkpoint.weights_hash(init or options.init)[:16]}"
     if options.backgrounds:
         recipe["backgrounds"] = options.backgrounds.name
     state_file = options.out.with_name(options.out.name + ".resume")

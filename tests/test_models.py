@@ -258,8 +258,10 @@ class TestTorchvision:
 
         from torchvision.models._api import WeightsEnum
 
+        from stabn.foreign import PATIENCE
+
         def fail(self: Any, *args: Any, **options: Any) -> None:
-            assert socket.getdefaulttimeout() == models.PATIENCE  # a silent server is not waited for for ever
+            assert socket.getdefaulttimeout() == PATIENCE  # a silent server is not waited for for ever
             raise OSError("<urlopen error [Errno -2] Name or service not known>")
 
         monkeypatch.setattr(WeightsEnum, "get_state_dict", fail)
