@@ -468,6 +468,9 @@ def _kept(model: Model) -> Iterator[list[Tensor]]:
 
 @torch.inference_mode()
 def _keep(session: Session, model: STABN, explanation: Explanation, features: Tensor) -> None:
+    if model.config.moments < model.config.frames:  # what is shown for a frame is not the network's own: no edit
+        session.mixture = session.attention = None
+        return
     kind, device = model.config.attention, features.device
     session.mixture = model.mix(features)
     session.attention = Attention(

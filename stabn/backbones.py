@@ -17,9 +17,9 @@ do not fit we chose:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -64,13 +64,12 @@ def i3d(config: Config) -> list[nn.Module]:
     from torchvision.models.video.s3d import TemporalSeparableConv
 
     def joined(pair: nn.Module) -> nn.Module:
-        across, *rest = pair.get_submodule("0")
-        along = pair.get_submodule("1.0")
+        across, along = (cast(nn.Conv3d, pair.get_submodule(name)) for name in ("0.0", "1.0"))
         kernel, stride, padding = (
             (getattr(along, name)[0], *getattr(across, name)[1:]) for name in ("kernel_size", "stride", "padding")
         )
         whole = nn.Conv3d(across.in_channels, across.out_channels, kernel, stride, padding, bias=False)
-        return nn.Sequential(whole, *rest)
+        return nn.Sequential(whole, pair.get_submodule("0.1"), nn.ReLU())
 
     stages = s3d(config)
     for stage in stages:
@@ -143,14 +142,14 @@ def made(stage: nn.Module, width: int) -> nn.Module:
 
     def layer(old: nn.Module) -> nn.Module | None:
         if isinstance(old, nn.Conv3d | nn.Conv2d):
-            kind = nn.Conv3d if isinstance(old, nn.Conv3d) else nn.Conv2d
-            sizes: Sequence[Any] = (old.kernel_size, old.stride, old.padding)
-            new: nn.Module = kind(scaled(old.in_channels), scaled(old.out_channels), *sizes, bias=False)
-            nn.init.kaiming_normal_(new.weight, nonlinearity="relu")
+            kind: Callable[..., nn.Module] = nn.Conv3d if isinstance(old, nn.Conv3d) else nn.Conv2d
+            channels, sizes = (scaled(old.in_channels), scaled(old.out_channels)), (old.kernel_size, old.stride)
+            new = kind(*channels, *sizes, old.padding, bias=False)
+            nn.init.kaiming_normal_(new.get_parameter("weight"), nonlinearity="relu")
             return new
         if isinstance(old, nn.BatchNorm3d | nn.BatchNorm2d):
-            kind_of_norm = nn.BatchNorm3d if isinstance(old, nn.BatchNorm3d) else nn.BatchNorm2d
-            return kind_of_norm(scaled(old.num_features), eps=old.eps)
+            kind = nn.BatchNorm3d if isinstance(old, nn.BatchNorm3d) else nn.BatchNorm2d
+            return kind(scaled(old.num_features), eps=old.eps)
         return None
 
     _replace(stage, layer)

@@ -128,8 +128,8 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
 def weights_hash(source: torch.nn.Module | Mapping[str, Tensor] | str | os.PathLike[str]) -> str:
     """The identity of weights: sha256 (hex) over names, shapes, types and bytes of the tensors in name order.
 
-    `source` is a network, a state dict, a file or a bundled name; a file and the network loaded from it have the same hash,
-    for floating tensors count as float32. Corrected metadata does not change it. Raises CheckpointError.
+    `source` is a network, a state dict, a file or a bundled name; a file and the network loaded from it have the same
+    hash, for floating tensors count as float32. Corrected metadata does not change it. Raises CheckpointError.
     """
     if isinstance(source, torch.nn.Module):
         source = source.state_dict()

@@ -102,8 +102,10 @@ def inflate(network: STABN, state: Mapping[str, Tensor]) -> None:
         if stage not in ("stem", "layer1", "layer2", "layer3", "layer4"):
             continue
         rest = rest.replace(".conv1.1.", ".conv1.")  # behind the shift of TSM
-        flat = f"{('conv1', 'bn1')[int(rest[0])]}{rest[1:]}" if stage == "stem" and rest[0] in "01" else f"{stage}.{rest}"
-        found = next((state[key] for key in (f"{stage}.{rest}", flat, f"features.{rest}") if key in state), None)
+        names = [f"{stage}.{rest}", f"features.{rest}"]
+        if stage == "stem":  # of a 2D ResNet
+            names += [theirs + rest[1:] for theirs, number in (("conv1", "0"), ("bn1", "1")) if rest[0] == number]
+        found = next((state[key] for key in names if key in state), None)
         if found is None and rest.endswith("num_batches_tracked"):  # older files lack it
             continue
         if found is not None and found.ndim == 4 and tensor.ndim == 5:

@@ -566,7 +566,6 @@ class STABN(
         side = min(height, width)
         return Box(float((height - side) // 2), float((width - side) // 2), float(side), float(side))
 
-
     # ------------------------------------------------------------------------------------ huggingface_hub's mixin
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -578,7 +577,7 @@ class STABN(
     def _from_pretrained(  # type: ignore[override]
         cls, *, model_id: str, device: str | torch.device = "cpu", **options: Any
     ) -> STABN:
-        """In eval mode, float32, on `device`, as `stabn.load` gives it. Raises CheckpointError, and what the Hub does."""
+        """As `stabn.load`, in eval mode on `device`. Raises CheckpointError, and what the Hub's client raises."""
         from stabn import checkpoint
 
         folder = Path(model_id)

@@ -14,11 +14,8 @@ import tyro
 
 from stabn import opencv_advice
 
-
-Backbone = Literal[
-    *("compact", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"),
-    *("c3d", "i3d", "r3d_18", "mc3_18", "r2plus1d_18", "s3d", "tsn", "tsm"),
-]
+Backbone = Literal["compact", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
+Foreign = Literal["c3d", "i3d", "r3d_18", "mc3_18", "r2plus1d_18", "s3d", "tsn", "tsm"]
 
 
 @dataclass(frozen=True)
@@ -45,7 +42,7 @@ class Options:
     """Frames of a clip."""
     size: int = 64
     """Height and width of a clip in pixels; the attention maps of the compact network have an eighth of it."""
-    backbone: Backbone = "compact"
+    backbone: Backbone | Foreign = "compact"
     """The network under the attention: compact, or 3D ResNets and others by name, here a quarter as wide as their
     sources unless --width says otherwise (64 is full)."""
     width: int = 16
@@ -227,8 +224,7 @@ def train(options: Options) -> None:
     from torch.utils.data import DataLoader
     from tqdm import tqdm
 
-    from stabn import backbones, checkpoint, faithful, model, synthetic
-    from stabn.foreign import imagenet, inflate, read_state
+    from stabn import backbones, checkpoint, faithful, foreign, model, synthetic
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -241,16 +237,16 @@ def train(options: Options) -> None:
     weights = faithful.Weights(options.keep, options.erase, *options.price, options.invert)
     trained, init = None, None
     if options.init == "imagenet":
-        inflate(network, init := imagenet(network))
+        foreign.inflate(network, init := foreign.imagenet(network))
     elif options.init:
         try:
             start_from(network, trained := checkpoint.load(options.init))
         except checkpoint.CheckpointError as error:
             try:  # no file of ours: perhaps one of torchvision's
-                init = read_state(Path(options.init))
+                init = foreign.read_state(Path(options.init))
             except ValueError:
                 raise error from None
-            inflate(network, init)
+            foreign.inflate(network, init)
     if any(weights) and (trained is None or trained.attention is None):
         faithful.prepare(network)
     optimizer = torch.optim.AdamW(network.parameters(), options.rate, weight_decay=options.decay)
