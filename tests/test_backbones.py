@@ -1,3 +1,4 @@
+import importlib.util
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -351,3 +352,49 @@ def test_pushed_is_what_is_saved_and_pulled_is_what_was_pushed(tmp_path, monkeyp
     assert Path(tmp_path, "someone/motions/model.safetensors").exists()
     pulled = STABN.from_pretrained("someone/motions")
     assert torch.equal(pulled(clips(1)).logits, model(clips(1)).logits)
+
+
+# ------------------------------------------------------------------------------------------- with and without
+
+
+@pytest.fixture(scope="module")
+def study():
+    path = Path(__file__).parent.parent / "benchmarks" / "with_and_without.py"
+    spec = importlib.util.spec_from_file_location("with_and_without", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_study_goes_on_where_it_was_stopped(study, tmp_path, monkeypatch):
+    budget = {**study.BUDGET, "steps": 3, "batch": 2, "clips": 18}
+    monkeypatch.setattr(study, "SAVE_EVERY", 2)
+    whole = study.run("tsm-none", 1, tmp_path, budget)
+    assert len(whole["right"]["logits"]) == 18
+    assert (tmp_path / "tsm-none-1.resume").exists()  # from step 2 on: the run ends without taking it away
+    rest = study.run("tsm-none", 1, tmp_path, budget)
+    assert rest | {"processor_seconds": 0} == whole | {"processor_seconds": 0}
+    with pytest.raises(ValueError, match="was started with another budget"):
+        study.run("tsm-none", 1, tmp_path, {**budget, "rate": 1.0})
+
+
+def test_the_studys_table_by_hand(study, tmp_path):
+    for network, attention, seed, right in (
+        ("C3D", "none", 0, "0011"),
+        ("C3D", "both", 0, "0111"),
+        ("C3D", "none", 1, "0000"),
+        ("C3D", "both", 1, "1111"),
+    ):
+        answers = {"logits": right} | ({"attention_logits": "1000"} if attention == "both" else {})
+        run = {"network": network, "attention": attention, "seed": seed, "right": answers, "budget": study.BUDGET}
+        run |= {"parameters": 1_500_000, "multiply_adds": 2_000_000, "processor_seconds": 3.0}
+        (tmp_path / f"{attention}-{seed}.json").write_text(json.dumps(run))
+    lines = study.table(tmp_path).splitlines()
+    without, with_branch = (next(line for line in lines if f"| {kind} |" in line) for kind in ("without", "with"))
+    assert "| 25.0 (0.0 to " in without
+    assert "| 50.0, 0.0 |" in without
+    assert "| 87.5 (" in with_branch
+    assert "| +62.5 (" in with_branch
+    assert "| 25.0 (0.0 to " in with_branch  # of the branch itself
+    assert "| 1.50 M | 2 M | 3 |" in with_branch
+    assert lines[-1] == "20 runs are still missing."
