@@ -215,16 +215,22 @@ def main() -> None:
     cv2.setNumThreads(1)
     budget = {**BUDGET, "steps": options.steps, "clips": options.clips}
     options.out.mkdir(parents=True, exist_ok=True)
-    for seed in range(0 if options.table else SEEDS):  # seed by seed, so that a part is a fair part
-        for name in NETWORKS:
+    # Seed by seed, so that a part of it is a fair part.
+    names = [(name, seed) for seed in range(0 if options.table else SEEDS) for name in NETWORKS]
+    try:
+        for name, seed in names:
             path = options.out / f"{name}-{seed}.json"
             if not path.exists():
-                text = json.dumps(run(name, seed, options.out, budget), indent=1)
+                found = run(name, seed, options.out, budget)
                 partial = path.with_suffix(".partial")
-                partial.write_text(text, "utf-8")
+                partial.write_text(json.dumps(found, indent=1), "utf-8")
                 os.replace(partial, path)
                 path.with_suffix(".resume").unlink(missing_ok=True)
-    print(table(options.out))
+                top1 = 100 * answers([found]).mean()
+                print(f"{path.name}: top-1 {top1:.1f} %, {found['processor_seconds']:.0f} s", flush=True)
+        print(table(options.out))
+    except ValueError as error:
+        parser.exit(1, f"error: {error}\n")
 
 
 if __name__ == "__main__":

@@ -63,11 +63,12 @@ def losses(
     found = {"spatial": spatial.float().mean(), "temporal": temporal.float().mean()}
     half = -(-len(clips) // 2)
     if weights.keep or weights.erase:
-        n, _, t = spatial.shape[:3]
-        large = F.interpolate(spatial.flatten(0, 2)[:, None], clips.shape[3:], mode="bilinear")
+        n, t = len(clips), clips.shape[2]
+        places, moments = (_in_time(part, t) for part in (spatial, temporal))
+        large = F.interpolate(places.flatten(0, 2)[:, None], clips.shape[3:], mode="bilinear")
         kind = torch.randint(3, (n, 1, 1, 1, 1), device=clips.device)
         where = torch.where(kind == 1, 1.0, large.view(n, 1, t, *clips.shape[3:]))
-        mask = (where * torch.where(kind == 0, 1.0, temporal)).to(clips.dtype)
+        mask = (where * torch.where(kind == 0, 1.0, moments)).to(clips.dtype)
     if weights.keep:
         with _beside(network, learns=True):
             found["keep"] = F.cross_entropy(network(kept(clips[:half], mask[:half])).logits.float(), labels[:half])
@@ -80,6 +81,13 @@ def losses(
             found["invert"] = _denied(network.perceive(mixture, _inverse(attention)), labels)
             found["flat"] = F.cross_entropy(network.perceive(mixture, _flat(attention)).float(), labels)
     return found
+
+
+def _in_time(part: Tensor, frames: int) -> Tensor:
+    """(N, 1, T', h, w) -> (N, 1, T, h, w), linear between the moments: the same where the backbone keeps time."""
+    if part.shape[2] == frames:
+        return part
+    return F.interpolate(part, (frames, *part.shape[3:]), mode="trilinear")
 
 
 def _parts(attention: Attention) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torchvision.models._api import WeightsEnum
 import stabn
 from explain import explain
 from explain.inversion import Condition, changed
-from stabn import foreign, train
+from stabn import faithful, foreign, train
 from stabn.backbones import BACKBONES, FLAT, Shift
 from stabn.model import STABN, Attention, Config, loss
 from stabn.video import Clip
@@ -125,6 +125,16 @@ def test_an_explanation_has_all_frames_and_says_where_it_is_interpolated(network
         np.testing.assert_allclose(found.temporal, (1 - shares) * own[0] + shares * own[1], rtol=1e-5)
     cam = explain(network, clip, "grad_cam")
     assert len(cam.spatial) == 8
+
+
+def test_losses_of_faithful_attention_take_fewer_moments(network):
+    weights = faithful.Weights(keep=1.0, erase=1.0, invert=1.0)
+    x, labels = clips(), torch.tensor([0, 1])
+    features = network.extract(x)
+    attention, _ = network.attend(features)
+    found = faithful.losses(network, x, features, attention, labels, weights)
+    network.eval()
+    assert weights.total(found).isfinite()
 
 
 @pytest.mark.parametrize("attention", ["none", "spatial", "temporal"])
