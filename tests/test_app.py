@@ -128,6 +128,14 @@ class TestEdit:
         found = actions.edit(session, {**changes(session), **inverted})
         assert np.abs(found - session.first.probabilities).max() > 1e-4
 
+    def test_interpolated_attention_is_shown_and_cannot_be_changed(self, clip, tmp_path):
+        short = STABN(Config(classes=3, frames=4, size=32, width=8, backbone="r3d_18"), ["up", "down", "left"]).eval()
+        session = actions.prepare(Job(), Model("short", classifier(short)), clip, tmp_path)
+        actions.look(Job(), session, ["stabn"])
+        assert "1 moment for 4 frames" in " ".join(session.first.notes)
+        with pytest.raises(ValueError, match="There is no attention to change here"):
+            actions.edit(session, changes(session))
+
     def test_without_attention_there_is_nothing_to_change(self, clip, tmp_path):
         plain = Model("plain", classifier(tiny("none")))
         assert plain.first == "grad_cam"

@@ -51,10 +51,10 @@ def network(request) -> STABN:
     loss(model.train()(clips(4)), torch.tensor([0, 1, 2, 3])).total.backward()
     still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     assert not still
-    before = model.layer4.state_dict()
-    before = {name: value.clone() for name, value in before.items()}
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     optimizer.step()
-    assert any(not torch.equal(before[name], value) for name, value in model.layer4.state_dict().items())
+    moved = {name.split(".")[0] for name, new in model.named_parameters() if not torch.equal(before[name], new)}
+    assert moved == {name for name, _ in model.named_children()} - {"dropout"}
     return lively(model)
 
 
@@ -189,9 +189,7 @@ def test_tsn_averages_frames_whatever_their_order_and_tsm_does_not():
     for name, same in (("tsn", True), ("tsm", False)):
         model = lively(STABN(config(name, attention="none")))
         with torch.inference_mode():
-            single = torch.cat([model.extract(x)[:, :, t : t + 1] for t in range(8)], 2)
             assert torch.allclose(model(x).logits, model(x.flip(2)).logits, atol=1e-6) == same
-            assert single.shape[2] == 8
 
 
 def test_the_shift_by_hand():
