@@ -158,7 +158,7 @@ def start_from(network: Any, trained: Any) -> None:
     """
     own = network.state_dict()
     fitting = {k: v for k, v in trained.state_dict().items() if k in own and own[k].shape == v.shape}
-    if "stem.0.weight" not in fitting:
+    if next(iter(own)) not in fitting:
         raise ValueError("--init: not even the first convolution fits; the weights are of another kind of network")
     network.load_state_dict(own | fitting)
 

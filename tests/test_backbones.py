@@ -301,6 +301,14 @@ def test_training_starts_from_a_file_of_torchvision(flat, tmp_path):
     assert trained.metadata["trained"]["backbone"] == "tsn"
 
 
+def test_training_starts_from_a_network_of_ours_on_the_same_backbone():
+    trained, other = (STABN(config("s3d", attention=attention)) for attention in ("none", "both"))
+    train.start_from(other, trained)
+    assert torch.equal(next(iter(other.parameters())), next(iter(trained.parameters())))
+    with pytest.raises(ValueError, match="not even the first convolution fits"):
+        train.start_from(other, STABN(config("i3d")))
+
+
 def test_imagenets_weights_are_downloaded_or_one_sentence_says_why_not(flat, tmp_path, monkeypatch, capsys):
     def fail(self, *args, **options):
         raise OSError("no network")
