@@ -15,96 +15,44 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import tyro
 
 from explain.cli import UsageError
-from explain.runs import Folder
+from explain.runs import Folder, StudyOptions, command, option
 from stabn import __version__
 
-if TYPE_CHECKING:
-    from explain.labelled import Source
-    from stabn.model import STABN
-
 PROGRAM = "stabn-ablate"
-CLIPS = 504  # 28 of each of Synthetic-Something's classes
-
-
-def _option(metavar: str, default: str) -> Any:
-    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"({default})")
-
-
-_Flag = tyro.conf.FlagCreatePairsOff
 
 
 @dataclass(frozen=True)
-class Options:
+class Options(StudyOptions):
     """Invert where and when a network looks, and see what is left of its answers.
 
     Beside each inversion stand controls that change as much without inverting, for inversion alone also changes the
     gain. An interrupted run goes on when it is started again.
     """
 
-    invert: Annotated[str, _option("LIST", "default: spatial,temporal")] = "spatial,temporal"
+    invert: Annotated[str, option("LIST", "default: spatial,temporal")] = "spatial,temporal"
     """What to invert: spatial, temporal, spatial,temporal (these, and both at once), or none."""
-    checkpoint: Annotated[str, _option("NAME|FILE", "default: synthetic")] = "synthetic"
-    """The network: the name of a bundled one, or a file."""
-    data: Annotated[Path | None, _option("FOLDER|LIST", "default: Synthetic-Something, generated")] = None
-    """Labelled videos: a folder of class folders, a CSV with the columns path and label, or a list of
-    Something-Something V1 or V2."""
-    clips: Annotated[int | None, _option("N", f"default: {CLIPS} generated ones, or all of --data")] = None
-    """How many clips; of --data so many, spread evenly."""
-    first: Annotated[int, _option("SEED", "default: 0")] = 0
-    """The first seed of generated clips."""
-    segments: Annotated[int, _option("N", "default: 1")] = 1
-    """Interleaved samplings of each clip whose probabilities are averaged; the paper's table has 2."""
-    out: Annotated[Path, _option("FOLDER", "default: ablation")] = Path("ablation")
+    out: Annotated[Path, option("FOLDER", "default: ablation")] = Path("ablation")
     """Where ablation.json, ablation.csv and ablation.png go."""
-    per_class: Annotated[bool, _Flag] = False
-    """Also print a table of classes."""
-    batch: Annotated[int, _option("N", "default: 8")] = 8
-    """Clips that go through the network together."""
-    workers: Annotated[int, _option("N", "default: 1")] = 1
-    """Processes that read or generate clips ahead of the network."""
-    processes: Annotated[int, _option("N", "default: 1")] = 1
-    """Processes that each run a network on batches of their own, on the GPUs in turn; --workers is not used then."""
-    device: Annotated[str, _option("NAME", "default: auto")] = "auto"
-    """Where the network runs: auto, cpu, cuda, cuda:1, mps."""
-    overwrite: Annotated[bool, _Flag] = False
-    """Begin anew, and replace results of other weights, data or options."""
-    quiet: Annotated[bool, _Flag] = False
-    """No table and no progress; errors are still written to stderr."""
-    json: Annotated[bool, _Flag] = False
-    """The content of ablation.json on stdout, and nothing else there."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit code: 0 done (clips that cannot be read are named on stderr), 1 failed, 2 a wrong command line, 130
     interrupted."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # names of files may hold what a terminal cannot show
-            stream.reconfigure(errors="backslashreplace")
     options = tyro.cli(Options, prog=PROGRAM, args=arguments)
-    try:
-        result = run(options)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: interrupted; started again without --overwrite, it goes on from here", file=sys.stderr)
-        return 130
-    if options.json:
-        print(json.dumps(result, ensure_ascii=False))
-    elif not options.quiet:
-        print("\n".join([*table(result), *(per_class(result) if options.per_class else ())]))
-        print(f"{options.out}: ablation.json, ablation.csv, ablation.png")
-    return 0
+
+    def lines(result: dict[str, Any]) -> list[str]:
+        files = f"{options.out}: ablation.json, ablation.csv, ablation.png"
+        return [*table(result), *(per_class(result) if options.per_class else ()), files]
+
+    return command(options, lambda: run(options), lines)
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -113,18 +61,14 @@ def run(options: Options) -> dict[str, Any]:
     rows = _checked(options)
     folder.check()
 
-    from explain import inversion
-    from stabn.checkpoint import load, weights_hash
+    from explain import inversion, labelled
+    from stabn.checkpoint import weights_hash
 
-    try:
-        model = load(options.checkpoint, options.device)
-        if missing := set(rows) - set(inversion.rows_of(model.config.attention)):
-            has = model.config.attention
-            what = "spatial" if "spatial" in missing else "temporal"
-            raise UsageError(f"the network has no {what} attention to invert: pass --invert {has}")
-        source = _source(options, model)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
+    model, source = labelled.opened(options)
+    if missing := set(rows) - set(inversion.rows_of(model.config.attention)):
+        has = model.config.attention
+        what = "spatial" if "spatial" in missing else "temporal"
+        raise UsageError(f"the network has no {what} attention to invert: pass --invert {has}")
     study = {
         "program": PROGRAM,
         "weights": weights_hash(model),
@@ -137,12 +81,7 @@ def run(options: Options) -> dict[str, Any]:
         return finished
     asked = inversion.conditions(rows)
     pending = [number for number in source.numbers if number not in done]
-    if options.processes > 1:
-        batches = inversion.study_in_processes(
-            options.checkpoint, options.device, source, pending, asked, options.batch, options.processes
-        )
-    else:
-        batches = inversion.study(model, source, pending, asked, options.batch, options.workers)
+    batches = labelled.studied(partial(inversion.look, asked=asked), model, source, pending, options)
     records = folder.collect(batches, done, len(source.numbers), options.quiet)
     skipped = [record for record in records if "skipped" in record]
     result = {
@@ -185,28 +124,8 @@ def _checked(options: Options) -> list[str]:
     }.get(frozenset(part.strip() for part in options.invert.split(",")))
     if rows is None:
         raise UsageError(f"--invert is {options.invert!r}, it must be spatial, temporal, spatial,temporal or none")
-    for name, least in (("segments", 1), ("batch", 1), ("processes", 1), ("workers", 0), ("first", 0), ("clips", 1)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise UsageError(f"--{name} is {value}, it must be {least} or more")
-    if options.data is not None and not options.data.exists():
-        raise UsageError(f"--data {options.data} does not exist")
-    if options.data is not None and options.first:
-        raise UsageError("--first is a seed of generated clips, it has no meaning for --data")
+    options.check()
     return rows
-
-
-def _source(options: Options, model: STABN) -> Source:
-    from explain.labelled import Generated, Videos
-
-    if options.data is not None:
-        return Videos(model, options.data, options.clips, options.segments)
-    try:
-        return Generated(model, options.first, options.clips or CLIPS, options.segments)
-    except ValueError as error:
-        raise UsageError(
-            f"{error}: pass --data, or another --first" if "classes" in str(error) else str(error)
-        ) from None
 
 
 # --------------------------------------------------------------------------------------------------- how it is told

@@ -9,18 +9,15 @@ is random depends on the clip's number only, so that neither the batch nor the o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 
-from explain import metrics, runs
-from explain.labelled import Item, Source
-from stabn import checkpoint
+from explain import metrics
+from explain.labelled import Item
 from stabn.model import STABN, Attention, Mixture
 
 # Which attentions are inverted, in the order of the paper's Table 2.
@@ -40,6 +37,7 @@ PUBLISHED: dict[str, tuple[float, ...]] = {
     "Something-Something V2": (64.1, 32.3, 43.1, 14.2),
 }
 PUBLISHED_NETWORK = "3D ResNet-50, 32 x 2"
+PUBLISHED_SOURCE = "Mitsuhara et al., ST-ABN, arXiv:2110.15574 (2021)"
 
 
 def rows_of(attention: str) -> tuple[str, ...]:
@@ -154,42 +152,6 @@ def look(model: STABN, items: Sequence[Item], asked: Sequence[Condition]) -> lis
     return list(records.values())
 
 
-def study(
-    model: STABN, source: Source, numbers: Sequence[int], asked: Sequence[Condition], batch: int, workers: int = 0
-) -> runs.Batches:
-    """The records of `look`, batch by batch; `workers` processes read or generate ahead."""
-    loader: DataLoader[Any] = DataLoader(
-        source,  # type: ignore[arg-type]
-        batch_size=batch,
-        sampler=numbers,
-        num_workers=workers,
-        collate_fn=list,
-        worker_init_fn=runs.alone,
-        generator=torch.Generator(),  # else it draws from the caller's stream of chance
-    )
-    for items in loader:
-        yield look(model, items, asked)
-
-
-def study_in_processes(
-    name_or_path: str,
-    device: str,
-    source: Source,
-    numbers: Sequence[int],
-    asked: Sequence[Condition],
-    batch: int,
-    processes: int,
-) -> runs.Batches:
-    """As `study`, in several processes that each have a network; batches come as they are done."""
-    batches = [numbers[start : start + batch] for start in range(0, len(numbers), batch)]
-    return runs.in_processes(partial(_looking, name_or_path, device, source, asked), batches, processes)
-
-
-def _looking(name_or_path: str, device: str, source: Source, asked: Sequence[Condition], turn: int) -> runs.Look:
-    model = checkpoint.load(name_or_path, runs.device_of(device, turn))
-    return lambda numbers: look(model, [source[number] for number in numbers], asked)
-
-
 # --------------------------------------------------------------------------------------------------- the figures
 
 
@@ -220,14 +182,14 @@ def summarise(records: Sequence[dict[str, Any]], asked: Sequence[Condition], cla
     plain = figures["none", ""]["top1"]
     rows = []
     for row in dict.fromkeys(each.row for each in asked):
-        told: dict[str, Any] = {"row": row, **{name: _scored(of) for name, of in figures[row, ""].items()}}
+        told: dict[str, Any] = {"row": row, **{name: scored(of) for name, of in figures[row, ""].items()}}
         if row != "none":
             told["controls"] = [
-                {"control": control, **{name: _scored(of) for name, of in figures[row, control].items()}}
+                {"control": control, **{name: scored(of) for name, of in figures[row, control].items()}}
                 for control in CONTROLS
             ]
             top1 = {control: float(figures[row, control]["top1"].mean()) for control in ("", *CONTROLS)}
-            told["fall"] = _scored(plain - figures[row, ""]["top1"])
+            told["fall"] = scored(plain - figures[row, ""]["top1"])
             alone = [each for each in ("temporal", "spatial") if row == "both" and (each, "") in figures]
             as_far = [each for each in alone if _no_less(figures[each, ""]["top1"], figures[row, ""]["top1"])]
             told["verdict"] = verdict(
@@ -253,7 +215,8 @@ def summarise(records: Sequence[dict[str, Any]], asked: Sequence[Condition], cla
     return {"rows": rows, "per_class": per_class}
 
 
-def _scored(values: NDArray[np.float64]) -> dict[str, float]:
+def scored(values: NDArray[np.float64]) -> dict[str, float]:
+    """The mean over clips with its bootstrap 95 % interval, ready for JSON."""
     return dict(zip(("value", "low", "high"), (round(each, 6) for each in metrics.bootstrap(values)), strict=True))
 
 

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import torch
+from torch.utils.data import DataLoader
+
+from explain import runs
+from explain.cli import UsageError
 from explain.models import Classifier, classifier
-from stabn import synthetic
+from stabn import checkpoint, synthetic
 from stabn.clips import Clips, Item, segmented
 from stabn.data import read
 from stabn.model import STABN
@@ -82,3 +89,55 @@ class Videos:
 
 
 Source = Generated | Videos
+
+
+def opened(options: runs.StudyOptions) -> tuple[STABN, Source]:
+    """The network and the clips of a study. Raises UsageError."""
+    advice = ""
+    try:
+        model = checkpoint.load(options.checkpoint, options.device)
+        if options.data is not None:
+            return model, Videos(model, options.data, options.clips, options.segments)
+        advice = ": pass --data, or another --first"
+        return model, Generated(model, options.first, options.clips or runs.CLIPS, options.segments)
+    except ValueError as error:
+        raise UsageError(f"{error}{advice}") from None
+
+
+# ----------------------------------------------------------------------------------------------- looking at clips
+
+LookAt = Callable[[STABN, Sequence[Item]], list[runs.Record]]  # a record for each clip; it can be pickled
+
+
+def looked(
+    look: LookAt, model: STABN, source: Source, numbers: Sequence[int], batch: int, workers: int = 0
+) -> runs.Batches:
+    """The records of clips, batch by batch; `workers` processes read or generate ahead."""
+    loader: DataLoader[Any] = DataLoader(
+        source,  # type: ignore[arg-type]
+        batch_size=batch,
+        sampler=numbers,
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=runs.alone,
+        generator=torch.Generator(),  # else it draws from the caller's stream of chance
+    )
+    for items in loader:
+        yield look(model, items)
+
+
+def studied(
+    look: LookAt, model: STABN, source: Source, numbers: Sequence[int], options: runs.StudyOptions
+) -> runs.Batches:
+    """As `looked`, with --processes in several that each have a network; the batches are the same, and come as they
+    are done."""
+    if options.processes == 1:
+        return looked(look, model, source, numbers, options.batch, options.workers)
+    batches = [numbers[start : start + options.batch] for start in range(0, len(numbers), options.batch)]
+    start = partial(_looking, look, options.checkpoint, options.device, source)
+    return runs.in_processes(start, batches, options.processes)
+
+
+def _looking(look: LookAt, name_or_path: str, device: str, source: Source, turn: int) -> runs.Look:
+    model = checkpoint.load(name_or_path, runs.device_of(device, turn))
+    return lambda numbers: look(model, [source[number] for number in numbers])

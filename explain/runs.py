@@ -1,4 +1,4 @@
-"""What long runs over clips share: a folder in which an interrupted run goes on, and several processes.
+"""What long runs over clips share: options, a folder in which an interrupted run goes on, and several processes.
 
 Nothing heavy is imported here before work is shared.
 """
@@ -16,7 +16,9 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
 
 from explain.cli import UsageError
 
@@ -25,6 +27,90 @@ Record = dict[
 ]  # of one clip, ready for JSON: `clip`, its number, and perhaps `skipped`, why it has nothing else
 Batches = Generator[list[Record], None, None]
 Look = Callable[[Sequence[int]], list[Record]]  # the records of these clips
+
+
+def option(metavar: str, default: str) -> Any:
+    """A command line option's words for its value and its default."""
+    return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"({default})")
+
+
+Flag = tyro.conf.FlagCreatePairsOff
+CLIPS = 504  # 28 of each of Synthetic-Something's classes
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """Options of a study of one network on labelled clips."""
+
+    checkpoint: Annotated[str, option("NAME|FILE", "default: synthetic")] = "synthetic"
+    """The network: the name of a bundled one, or a file."""
+    data: Annotated[Path | None, option("FOLDER|LIST", "default: Synthetic-Something, generated")] = None
+    """Labelled videos: a folder of class folders, a CSV with the columns path and label, or a list of
+    Something-Something V1 or V2."""
+    clips: Annotated[int | None, option("N", f"default: {CLIPS} generated ones, or all of --data")] = None
+    """How many clips; of --data so many, spread evenly."""
+    first: Annotated[int, option("SEED", "default: 0")] = 0
+    """The first seed of generated clips."""
+    segments: Annotated[int, option("N", "default: 1")] = 1
+    """Interleaved samplings of each clip whose probabilities are averaged; the paper's tables have 2."""
+    out: Annotated[Path, option("FOLDER", "default: study")] = Path("study")
+    """Where the results go."""
+    per_class: Annotated[bool, Flag] = False
+    """Also print a table of classes."""
+    batch: Annotated[int, option("N", "default: 8")] = 8
+    """Clips that go through the network together."""
+    workers: Annotated[int, option("N", "default: 1")] = 1
+    """Processes that read or generate clips ahead of the network."""
+    processes: Annotated[int, option("N", "default: 1")] = 1
+    """Processes that each run a network on batches of their own, on the GPUs in turn; --workers is not used then."""
+    device: Annotated[str, option("NAME", "default: auto")] = "auto"
+    """Where the network runs: auto, cpu, cuda, cuda:1, mps."""
+    overwrite: Annotated[bool, Flag] = False
+    """Begin anew, and replace results of other weights, data or options."""
+    quiet: Annotated[bool, Flag] = False
+    """No table and no progress; errors are still written to stderr."""
+    json: Annotated[bool, Flag] = False
+    """The content of the .json file on stdout, and nothing else there."""
+
+    def check(self) -> None:
+        """Raises UsageError: everything about these options that can be known before heavy work."""
+        least = (("segments", 1), ("batch", 1), ("processes", 1), ("workers", 0), ("first", 0), ("clips", 1))
+        for name, lowest in least:
+            value = getattr(self, name)
+            if value is not None and value < lowest:
+                raise UsageError(f"--{name} is {value}, it must be {lowest} or more")
+        if self.data is not None and not self.data.exists():
+            raise UsageError(f"--data {self.data} does not exist")
+        if self.data is not None and self.first:
+            raise UsageError("--first is a seed of generated clips, it has no meaning for --data")
+
+
+def command(
+    options: StudyOptions,
+    run: Callable[[], dict[str, Any]],
+    lines: Callable[[dict[str, Any]], Sequence[str]],
+) -> int:
+    """Runs a study and prints its result, or what is wrong in one sentence. Returns the exit code: 0 done (clips that
+    cannot be read are named on stderr), 1 failed, 2 a wrong command line, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names of files may hold what a terminal cannot show
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        result = run()
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
+        print(f"error: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("error: interrupted; started again without --overwrite, it goes on from here", file=sys.stderr)
+        return 130
+    if options.json:
+        print(json.dumps(result, ensure_ascii=False))
+    elif not options.quiet:
+        print("\n".join(lines(result)))
+    return 0
 
 
 @dataclass(frozen=True)

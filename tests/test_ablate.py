@@ -7,6 +7,7 @@ import json
 import queue
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from PIL import Image
 from explain import ablate, inversion, metrics, runs
 from explain.ablate import main
 from explain.inversion import CONSTANT, CONSTANT_INVERSE, CONTROLS, MATCHED, SHUFFLED, Condition, changed, conditions
-from explain.labelled import Generated, Item
+from explain.labelled import Generated, Item, looked
 from stabn import synthetic
 from stabn.checkpoint import save, weights_hash
 from stabn.model import STABN, Attention, Config
@@ -319,10 +320,10 @@ def test_both_say_nothing_about_the_part_that_adds_nothing():
 
 class TestClips:
     def test_batches_do_not_matter(self) -> None:
-        model, asked = tiny(), conditions(tuple(inversion.ROWS))
+        model, look = tiny(), partial(inversion.look, asked=conditions(tuple(inversion.ROWS)))
         source = Generated(model, 0, 5, 2)
         one, three = (
-            [record for batch in inversion.study(model, source, source.numbers, asked, size) for record in batch]
+            [record for batch in looked(look, model, source, source.numbers, size) for record in batch]
             for size in (1, 3)
         )
         for left, right in zip(one, three, strict=True):
@@ -343,7 +344,8 @@ class TestClips:
 
         model, asked = tiny(), conditions(tuple(inversion.ROWS))
         source = Generated(model, 0, 18, 1)
-        records = [record for batch in inversion.study(model, source, source.numbers, asked, 9) for record in batch]
+        look = partial(inversion.look, asked=asked)
+        records = [record for batch in looked(look, model, source, source.numbers, 9) for record in batch]
         rows = inversion.summarise(records, asked, model.classes)["rows"]
         scores = measure(model, 18, progress=False)["scores"]
         assert scores["top5"]["value"] == pytest.approx(told(rows, "none")["top5"]["value"], abs=1e-4)

@@ -69,7 +69,8 @@ def test_the_commands_of_the_readme_exist():
         ("explain.cli", ("--out", "--checkpoint", "--method", "--target", "--window", "--overwrite", "--json")),
         ("explain.benchmark", ("--methods", "--metrics", "--clips", "--model", "--data", "--processes", "--overwrite")),
         ("explain.ablate", ("--invert", "--data", "--segments", "--per-class", "--processes", "--overwrite")),
-        ("stabn.train", ("--out", "--steps", "--init", "--attention")),
+        ("explain.evaluate", ("--checkpoint", "--data", "--segments", "--per-class", "--processes", "--overwrite")),
+        ("stabn.train", ("--out", "--steps", "--init", "--attention", "--data", "--validation", "--accumulate")),
     ],
 )
 def test_help_imports_nothing_heavy(module, options):
