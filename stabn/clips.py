@@ -111,6 +111,7 @@ class Clips:
             raise ValueError(f"`scale` is {scale}, it must be shares of the area, 0 < low <= high <= 1")
         if not 0 <= flip <= 1:
             raise ValueError(f"`flip` is {flip}, it must be a probability")
+        self.name, self.classes = labelled.source.resolve().name, list(classes)
         self.root = str(labelled.root)
         self.paths = np.array([os.fsencode(row.path) for row in labelled.rows])
         self.labels = np.array(labelled.labels(classes))

@@ -1,4 +1,7 @@
-"""`stabn-train`: trains the compact network on Synthetic-Something, saves as it goes, resumes where it stopped."""
+"""`stabn-train`: trains on Synthetic-Something (here) or on labelled videos (`stabn.engine`), saves as it goes, resumes
+where it stopped."""
+
+from __future__ import annotations
 
 import io
 import json
@@ -8,11 +11,14 @@ import time
 from collections import defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
 from stabn import opencv_advice
+
+if TYPE_CHECKING:
+    from stabn.model import STABN, Config
 
 Backbone = Literal["compact", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
 Foreign = Literal["c3d", "i3d", "r3d_18", "mc3_18", "r2plus1d_18", "s3d", "tsn", "tsm"]
@@ -20,22 +26,29 @@ Foreign = Literal["c3d", "i3d", "r3d_18", "mc3_18", "r2plus1d_18", "s3d", "tsn",
 
 @dataclass(frozen=True)
 class Options:
-    """Train the compact network on generated clips. Stopped and started again with the same --out, it goes on."""
+    """Train the compact network on generated clips, or with --data a 3D ResNet on labelled videos as the paper does.
+
+    Stopped and started again with the same --out, it goes on. `stabn-train --data DATA --help` shows the defaults of
+    --data. On eight GPUs: torchrun --nproc-per-node 8 -m stabn.train --data DATA, or accelerate launch -m stabn.train.
+    """
 
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("runs/synthetic.safetensors")
-    """The weights to write; FILE.log.jsonl and, until the end, FILE.resume are kept beside them."""
+    """The weights to write; FILE.log.jsonl and, until the end, FILE.resume are kept beside them. With --data these are
+    the best of all epochs, and FILE with .last before its ending are those of the last one."""
     steps: int = 2400
-    """Optimiser steps in all."""
+    """Optimiser steps in all, on generated clips; with --data see --epochs."""
     batch: int = 32
-    """Clips per step; each clip is generated once and never seen again."""
+    """Clips per step, of all processes together. A generated clip is never seen again; with --data each is seen once in
+    an epoch."""
     rate: float = 3e-3
-    """Peak learning rate of AdamW: warmed up over 100 steps, held, and taken to zero over the last third."""
+    """Peak learning rate of AdamW: warmed up over 100 steps, held, and taken to zero over the last third. With --data
+    the first one of SGD (momentum 0.9), see --patience."""
     decay: float = 0.05
-    """Weight decay of AdamW."""
+    """Weight decay."""
     init: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights to start from, every tensor that fits: the extractor and the perception branch of a trained backbone. Or
     `imagenet`, which downloads torchvision's 2D ResNet of the same depth, or a file of torchvision's weights; both are
-    inflated to 3D and need --width 64."""
+    inflated to 3D and need --width 64. Or `none`."""
     seed: int = 0
     """Fixes the initial weights and the clips, those of seeds 10**9 * (1 + SEED) and more; not the rounding of bf16."""
     frames: int = 16
@@ -43,8 +56,8 @@ class Options:
     size: int = 64
     """Height and width of a clip in pixels; the attention maps of the compact network have an eighth of it."""
     backbone: Backbone | Foreign = "compact"
-    """The network under the attention: compact, or 3D ResNets and others by name, here a quarter as wide as their
-    sources unless --width says otherwise (64 is full)."""
+    """The network under the attention: compact, or 3D ResNets and others by name, a quarter as wide as their sources
+    unless --width says otherwise (64 is full, and the default with --data)."""
     width: int = 16
     """Planes of the first residual layer: the network's size grows with its square."""
     attention: Literal["both", "spatial", "temporal", "none"] = "both"
@@ -61,18 +74,48 @@ class Options:
     """A folder of pictures to use as backgrounds beside the drawn ones."""
     device: str = "auto"
     """Where to train: auto, cpu, cuda."""
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """bfloat16 where PyTorch's autocast allows it, or float32 throughout."""
+    precision: Literal["bf16", "fp16", "fp32"] = "bf16"
+    """bfloat16 (or float16, with --data) where PyTorch's autocast allows it, or float32 throughout."""
     threads: int = 0
     """Processor threads for the network; 0 leaves it to PyTorch."""
     workers: int = 1
-    """Processes that generate clips."""
+    """Processes that generate or read clips, for each process that trains."""
     save_every: int = 100
     """Steps between two saves of the state that resuming needs."""
     check: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Train nothing: read the headers of all videos of --data, in --workers processes, and list what is wrong."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER|LIST")] = None
-    """Labelled videos to --check: a folder of class folders, a CSV of path and label, Something-Something V1 or V2."""
+    """Labelled videos to train on or to --check: a folder of class folders, a CSV of path and label, or
+    Something-Something V1 or V2."""
+    validation: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER|LIST")] = None
+    """With --data: other labelled videos of the same classes, whose loss decides about the learning rate, and whose
+    top-1 about which weights are best. Without it the training loss decides about the rate, and the last are best."""
+    epochs: int = 60
+    """With --data: how often each clip is seen."""
+    patience: int = 5
+    """With --data: epochs without a lower loss after which the learning rate is divided by 10."""
+    accumulate: int = 1
+    """With --data: parts that each process cuts its clips of a step into, one after the other through the network, when
+    all at once do not fit into memory. Batch norm sees a part at a time: its clips are --batch over processes x N."""
+    channels_last: bool = True
+    """With --data: tensors in the order of memory that convolutions of bf16 and fp16 are fastest with."""
+    compile: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """With --data: run torch.compile over the network first, which takes minutes and may pay in a long training."""
+
+
+# What --data has in place of the defaults: the paper's recipe.
+RECIPE = Options(
+    out=Path("runs/videos.safetensors"),
+    batch=64,
+    rate=0.01,
+    decay=5e-4,
+    frames=32,
+    size=224,
+    backbone="resnet50",
+    init="imagenet",
+    width=64,
+    workers=4,
+)
 
 
 def rate_at(step: int, options: Options) -> float:
@@ -103,17 +146,36 @@ class Clips:
         return sample.frames, sample.label
 
 
-def read_state(path: Path, device: Any) -> dict[str, Any]:
-    """What a stopped run left to resume from. Raises ValueError if the file is something else."""
+def write_state(state: dict[str, Any], path: Path) -> None:
+    """Writes what resuming needs, whole or not at all. Raises OSError; what was there before stays."""
+    import torch
+
+    partial = path.with_name(path.name + ".partial")
+    try:
+        with partial.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except (OSError, RuntimeError) as error:  # torch makes one of the other
+        partial.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path}: {' '.join(str(error).split())[:200]}") from None
+
+
+def read_state(path: Path, device: Any, recipe: dict[str, Any]) -> dict[str, Any]:
+    """What a stopped run left to resume from. Raises ValueError if the file is something else, or of another recipe."""
     import torch
 
     try:
         state = torch.load(path, map_location=device, weights_only=True)
     except Exception:  # the reader of pickles raises whatever the damaged bytes lead it to
         state = None
-    wanted = {"recipe", "network", "optimizer", "random", "step", "seconds"}
-    if not isinstance(state, dict) or not wanted <= state.keys():
+    if not isinstance(state, dict) or not {"recipe", "network", "optimizer"} <= state.keys():
         raise ValueError(f"{path} is damaged, or no state of stabn-train: remove it to train from the start")
+    was = state["recipe"]
+    if changed := [k for k in {**recipe, **was} if was.get(k) != recipe.get(k)]:
+        told = ", ".join(f"{k} {was.get(k)} (now {recipe.get(k)})" for k in changed)
+        raise ValueError(f"{path}: this run was started with other options: {told}. Use these, or another --out")
     return state
 
 
@@ -137,17 +199,48 @@ def read_pictures(folder: Path) -> list[Any]:
     return pictures
 
 
-def config_of(options: Options, classes: int) -> Any:
-    """The `stabn.Config` that --backbone asks for. Raises ValueError."""
+def config_of(options: Options, classes: int) -> Config:
+    """The network that is asked for. Raises UsageError: it cannot be."""
     from stabn.model import Config
 
-    names = ("frames", "size", "width", "attention")
-    asked = {name: getattr(options, name) for name in names} | {"classes": classes, "crop": False}
-    if options.backbone == "compact":
-        return Config(layers=(1, 1, 1, 1), stem=(5, 5, 5), pool=False, **asked)
-    if options.backbone.startswith("resnet"):
-        return Config.resnet(int(options.backbone.removeprefix("resnet")), **asked)
-    return Config(backbone=options.backbone, **asked)
+    asked: dict[str, Any] = {name: getattr(options, name) for name in ("frames", "size", "width", "attention")}
+    asked |= {"classes": classes, "crop": options.data is not None}  # generated clips are squares
+    try:
+        if options.backbone == "compact":
+            return Config(layers=(1, 1, 1, 1), stem=(5, 5, 5), pool=False, **asked)
+        if options.backbone.startswith("resnet"):
+            return Config.resnet(int(options.backbone.removeprefix("resnet")), **asked)
+        return Config(backbone=options.backbone, **asked)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def initialised(network: STABN, init: str | None) -> tuple[STABN | None, str | None]:
+    """Copies the weights of --init into a network. Returns the network they are from, if it is one of ours, and what to
+    call them: by what they hold, for where a file lies says nothing to others.
+
+    Raises ValueError: none fits, or they cannot be read or downloaded.
+    """
+    from stabn import checkpoint, foreign
+
+    trained, state = None, None
+    if init in (None, "none"):
+        return None, None
+    if init == "imagenet":
+        try:
+            foreign.inflate(network, state := foreign.imagenet(network))
+        except ValueError as error:
+            raise ValueError(f"--init imagenet: {error}; --init none begins with random weights") from None
+    else:
+        try:
+            start_from(network, trained := checkpoint.load(init))
+        except checkpoint.CheckpointError as error:
+            try:  # no file of ours: perhaps one of torchvision's
+                state = foreign.read_state(Path(init))
+            except ValueError:
+                raise error from None
+            foreign.inflate(network, state)
+    return trained, f"{Path(init).stem} {checkpoint.weights_hash(state or init)[:16]}"
 
 
 def start_from(network: Any, trained: Any) -> None:
@@ -156,8 +249,10 @@ def start_from(network: Any, trained: Any) -> None:
     Raises:
         ValueError: none fits.
     """
-    own = network.state_dict()
-    fitting = {k: v for k, v in trained.state_dict().items() if k in own and own[k].shape == v.shape}
+    own, found = network.state_dict(), trained.state_dict()
+    if network.config.variant != trained.config.variant:  # one of them takes BGR
+        found["stem.0.weight"] = found["stem.0.weight"].flip(1)
+    fitting = {k: v for k, v in found.items() if k in own and own[k].shape == v.shape}
     if next(iter(own)) not in fitting:
         raise ValueError("--init: not even the first convolution fits; the weights are of another kind of network")
     network.load_state_dict(own | fitting)
@@ -170,7 +265,7 @@ def check(options: Options) -> None:
         UsageError: one of them is out of range, or --out cannot be a file.
     """
     least = {"steps": 1, "batch": 2, "seed": 0, "frames": 2, "size": 16, "width": 1, "threads": 0, "workers": 0}
-    for name, lowest in (least | {"save_every": 1}).items():
+    for name, lowest in (least | {"save_every": 1, "epochs": 1, "patience": 0, "accumulate": 1}).items():
         if getattr(options, name) < lowest:
             flag = name.replace("_", "-")
             raise UsageError(f"--{flag} is {getattr(options, name)}: it must be at least {lowest}")
@@ -186,10 +281,20 @@ def check(options: Options) -> None:
         )
     if options.check and options.data is None:
         raise UsageError("--check needs --data: the folder or the list of labelled videos to look at")
-    if options.data is not None and not options.check:
-        raise UsageError("--data goes with --check: training is on generated clips")
-    if options.data is not None and not options.data.exists():
-        raise UsageError(f"--data {options.data} does not exist")
+    for name in ("data", "validation"):
+        if (data := getattr(options, name)) is not None and not data.exists():
+            raise UsageError(f"--{name} {data} does not exist")
+    given = [name for name in _GENERATED if getattr(options, name) != getattr(RECIPE, name)]
+    if options.data is not None and given and not options.check:
+        raise UsageError(f"--{given[0]} is for training on generated clips: leave it out, or leave out --data")
+    given = [name for name in _VIDEOS if getattr(options, name) != getattr(RECIPE, name)]
+    if options.data is None and (given or options.precision == "fp16"):
+        flag = given[0].replace("_", "-") if given else "precision fp16"
+        raise UsageError(f"--{flag} is for training on labelled videos: pass --data too")
+    if options.data is not None and options.device not in ("auto", "cpu", "cuda"):
+        raise UsageError(
+            f"--device is {options.device}: with --data it must be auto, cpu or cuda (see CUDA_VISIBLE_DEVICES)"
+        )
     if options.out.is_dir():
         raise UsageError(
             f"--out {options.out} is a folder: name the file to write, for example {options.out}/mine.safetensors"
@@ -224,7 +329,7 @@ def train(options: Options) -> None:
     from torch.utils.data import DataLoader
     from tqdm import tqdm
 
-    from stabn import backbones, checkpoint, faithful, foreign, model, synthetic
+    from stabn import backbones, checkpoint, faithful, model, synthetic
 
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -235,26 +340,13 @@ def train(options: Options) -> None:
     network = model.STABN(config, synthetic.CLASSES).to(device)
     backbones.channels_last(network)
     weights = faithful.Weights(options.keep, options.erase, *options.price, options.invert)
-    trained, init = None, None
-    if options.init == "imagenet":
-        foreign.inflate(network, init := foreign.imagenet(network))
-    elif options.init:
-        try:
-            start_from(network, trained := checkpoint.load(options.init))
-        except checkpoint.CheckpointError as error:
-            try:  # no file of ours: perhaps one of torchvision's
-                init = foreign.read_state(Path(options.init))
-            except ValueError:
-                raise error from None
-            foreign.inflate(network, init)
+    trained, origin = initialised(network, options.init)
     if any(weights) and (trained is None or trained.attention is None):
         faithful.prepare(network)
     optimizer = torch.optim.AdamW(network.parameters(), options.rate, weight_decay=options.decay)
 
     # What decides the weights; the rest (threads, workers, where to write) may change between two runs.
-    recipe = {k: v for k, v in asdict(options).items() if k not in _FREE} | {"generator": synthetic.VERSION}
-    if options.init:  # by what it holds: where it lies says nothing to others
-        recipe["init"] = f"{Path(options.init).stem} {checkpoint.weights_hash(init or options.init)[:16]}"
+    recipe = decisive(options) | {"init": origin, "generator": synthetic.VERSION}
     if options.backgrounds:
         recipe["backgrounds"] = options.backgrounds.name
     state_file = options.out.with_name(options.out.name + ".resume")
@@ -264,13 +356,7 @@ def train(options: Options) -> None:
     if options.out.exists():
         raise ValueError(f"{options.out} is finished already: name another --out, or move it away")
     if state_file.exists():
-        state = read_state(state_file, device)
-        changed = [k for k in recipe if state["recipe"].get(k) != recipe[k]]
-        if changed:
-            was = ", ".join(f"{k} {state['recipe'].get(k)} (now {recipe[k]})" for k in changed)
-            raise ValueError(
-                f"{state_file}: this run was started with other options: {was}. Use these, or another --out"
-            )
+        state = read_state(state_file, device, recipe)
         network.load_state_dict(state["network"])
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["random"].cpu())
@@ -283,7 +369,7 @@ def train(options: Options) -> None:
         sampler=range(step * options.batch, options.steps * options.batch),
         num_workers=options.workers,
         prefetch_factor=4 if options.workers else None,
-        worker_init_fn=_one_thread,
+        worker_init_fn=one_thread,
         generator=torch.Generator(),  # else it draws from the stream of chance that dropout resumes
     )
     mean, std = (torch.tensor(v, device=device)[:, None, None, None] for v in (config.mean, config.std))
@@ -325,9 +411,7 @@ def train(options: Options) -> None:
         if step % options.save_every == 0 and step < options.steps:
             state = {"recipe": recipe, "network": network.state_dict(), "optimizer": optimizer.state_dict()}
             state |= {"random": torch.get_rng_state(), "step": step, "seconds": time.perf_counter() - begun}
-            partial = state_file.with_name(state_file.name + ".partial")
-            torch.save(state, partial)
-            os.replace(partial, state_file)
+            write_state(state, state_file)
 
     network.metadata["trained"] = {
         **recipe,
@@ -339,7 +423,34 @@ def train(options: Options) -> None:
     state_file.unlink(missing_ok=True)
 
 
+# Options that decide nothing about the weights, and those of one kind of data only.
 _FREE = {"out", "device", "threads", "workers", "save_every", "check", "data"}
+_GENERATED = ("steps", "keep", "erase", "price", "invert", "backgrounds")
+_VIDEOS = ("validation", "epochs", "patience", "accumulate", "channels_last", "compile")
+
+
+def decisive(options: Options) -> dict[str, Any]:
+    """The options that decide the weights, ready for JSON but for --init and --backgrounds; the rest may change between
+    two runs."""
+    unused = {*_FREE, *(_GENERATED if options.data is not None else ()), *_VIDEOS}
+    return {k: v for k, v in asdict(options).items() if k not in unused}
+
+
+def train_on_videos(options: Options) -> None:
+    """Training with --data, see `stabn.engine.train`. Raises UsageError, ValueError and OSError."""
+    check(options)
+    from stabn.data import DataError
+
+    try:
+        from stabn import engine
+    except ModuleNotFoundError as error:
+        if error.name != "accelerate":
+            raise
+        raise UsageError("--data needs Hugging Face Accelerate: pip install 'stabn[train]'") from None
+    try:
+        engine.train(options)
+    except DataError as error:
+        raise UsageError(str(error)) from None
 
 
 def keep_log(log_file: Path, step: int) -> None:
@@ -350,7 +461,7 @@ def keep_log(log_file: Path, step: int) -> None:
         log_file.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
 
 
-def _one_thread(_: int) -> None:
+def one_thread(_: int) -> None:
     import cv2
 
     cv2.setNumThreads(1)
@@ -359,11 +470,16 @@ def _one_thread(_: int) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `stabn-train`. Exit code 0: the weights are written, or all videos are fine; 1: training failed,
     or a video or label is bad; 2: wrong use."""
-    options = tyro.cli(Options, prog="stabn-train", args=arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    videos = any(each == "--data" or each.startswith("--data=") for each in given)
+    options = tyro.cli(Options, prog="stabn-train", args=arguments, default=RECIPE if videos else Options())
     try:
         if options.check:
             sys.exit(check_data(options))
-        train(options)
+        if options.data is None:
+            train(options)
+        else:
+            train_on_videos(options)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -374,10 +490,13 @@ def main(arguments: list[str] | None = None) -> None:
             raise
         sys.exit(f"error: {advice}")
     except KeyboardInterrupt:
-        saved = Path(f"{options.out}.resume").exists()
+        saved = (state := Path(f"{options.out}.resume")).exists() and state.stat().st_size
         sys.exit("stopped: " + ("the same command goes on from the last save" if saved else "nothing was saved yet"))
-    print(f"wrote {options.out}")
+    if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+        print(f"wrote {options.out}")
 
 
 if __name__ == "__main__":
-    main()
+    import stabn.train
+
+    stabn.train.main()  # not this module's, whose UsageError is another one than that of `stabn.engine`

@@ -406,7 +406,6 @@ class TestCheck:
         ("options", "said"),
         [
             (("--check",), "--check needs --data"),
-            (("--data", "."), "--data goes with --check"),
             (("--check", "--data", "gone"), "--data gone does not exist"),
             (("--check", "--data", "tests"), "tests holds no class folders with videos"),
         ],

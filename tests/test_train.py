@@ -94,6 +94,14 @@ def test_training_starts_from_a_backbone(options, tmp_path):
         train.train(other)
 
 
+def test_weights_for_bgr_are_turned_for_a_network_that_takes_rgb():
+    config = stabn.Config(classes=2, frames=2, size=16, layers=(1, 1, 1, 1), width=2, pool=False)
+    network, published = stabn.STABN(config), stabn.STABN(replace(config, variant="published"))
+    train.start_from(network, published)
+    torch.testing.assert_close(network.stem[0].weight, published.stem[0].weight.flip(1))
+    torch.testing.assert_close(network.layer2.state_dict(), published.layer2.state_dict())
+
+
 def test_the_rate_rises_holds_and_falls():
     options = Options(steps=600, rate=1.0)
     rates = [train.rate_at(step, options) for step in range(600)]
