@@ -30,7 +30,7 @@ import tyro
 
 from explain import METHODS, TITLES, report
 from explain.cli import NetworkOptions, UsageError, check_network, listed, listed_methods, open_network
-from explain.runs import Batches, Folder, Look, Record, cores, device_of, in_processes
+from explain.runs import Batches, Folder, Look, Record, cores, in_processes, network_of
 from stabn import __version__
 
 if TYPE_CHECKING:
@@ -202,7 +202,8 @@ def run(options: Options) -> dict[str, Any]:
         raise UsageError("--metrics names only scores against known evidence, which --data does not have")
     try:
         device = pick_device(options.device)
-        network, weights = _opened(options, device)
+        network, told = open_network(options)
+        network, weights = _precise(network, options), told["sha256"]
         size = _size(network)
         named = options.data is not None or list(network.classes) == list(synthetic.CLASSES)
         source = _source(options, network, named)
@@ -292,10 +293,8 @@ def _checked(options: Options) -> list[str]:
     return [method for method in METHODS if method in asked or method in CONTROLS]
 
 
-def _opened(options: Options, device: Any) -> tuple[Classifier, str]:
-    """The network on a device, and the hash of its weights; raises ValueError."""
-    network, told = open_network(replace(options, device=str(device)))
-    return replace(network, precision=options.precision), told["sha256"]  # type: ignore[arg-type]  # checked
+def _precise(network: Classifier, options: Options) -> Classifier:
+    return replace(network, precision=options.precision)  # type: ignore[arg-type]  # checked
 
 
 def _size(network: Classifier) -> list[int]:
@@ -329,9 +328,7 @@ def _looking(options: Options, plan: Plan, source: Source, weights: str, many: b
     """What a process does: it opens the network of these weights, and looks at clips, which may be many."""
     from explain.models import compiled
 
-    network, found = _opened(options, device_of(options.device, turn))
-    if found != weights:
-        raise ValueError(f"{options.model} has other weights each time it is made: pass them with --weights FILE")
+    network = _precise(network_of(options, turn, weights), options)
     network = compiled(network) if many else network
     return lambda numbers: [look(network, source[number], plan) for number in numbers]
 

@@ -15,7 +15,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -94,6 +94,8 @@ class Options(NetworkOptions):
     """Also write the maps at the source's size: spatial_source (T, H, W) in explanation.npz."""
     top: Annotated[int, _option("K", "default: 1")] = 1
     """The summary line names the K best classes, 1 to 5."""
+    processes: Annotated[int, _option("N", "default: 1")] = 1
+    """Processes that each run a network on videos of their own, on the GPUs in turn."""
     quiet: Annotated[bool, _Flag] = False
     """No summary lines and no progress; errors are still written to stderr."""
     json: Annotated[bool, _Flag] = False
@@ -111,24 +113,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     options = tyro.cli(Options, prog="stabn-explain", args=arguments)
     with contextlib.suppress(ValueError):  # outside the main thread signals belong to somebody else
-        signal.signal(signal.SIGTERM, _terminated)  # so that an unfinished result is removed then too
+        signal.signal(signal.SIGTERM, terminated)  # so that an unfinished result is removed then too
     try:
         return run(options)
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:  # a process cannot begin
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("error: interrupted; the unfinished result was removed", file=sys.stderr)
         return 130
 
 
 def run(options: Options) -> int:
-    """All videos of a checked command line, one after the other; gives the exit code. Raises UsageError."""
+    """All videos of a command line; gives the exit code. Raises UsageError, and RuntimeError if a process cannot
+    begin."""
     videos = _checked(options)
     try:
         from tqdm import tqdm
 
-        from explain.result import Request, explain_video
+        from explain.many import Work, explained
+        from explain.result import Request
     except ImportError as error:
         if (advice := opencv_advice(error)) is None:
             raise
@@ -164,36 +171,41 @@ def run(options: Options) -> int:
         try:
             return _show_layers(videos[0], network, options.json)
         except (ValueError, OSError, RuntimeError, MemoryError) as error:
-            print(f"error: {_sentence(error, videos[0])}", file=sys.stderr)
+            print(f"error: {sentence(error, videos[0])}", file=sys.stderr)
             return 1
     say(f"{checkpoint['name']} {knows(network.classes)}")
-    failed = False
-    pairs: Iterable[tuple[Path, str]] = zip(videos, folder_names(videos), strict=True)
-    for path, name in progress(pairs, len(videos), "videos") if len(videos) > 1 else pairs:
-        folder = options.out / name
-        record = {"video": str(path), "folder": str(folder)}
-        try:
-            manifest, made = explain_video(
-                path, folder, network, checkpoint, request, overwrite=options.overwrite, progress=progress
-            )
-        except (ValueError, OSError, RuntimeError, MemoryError) as error:
-            failed = True
-            record |= {"status": "failed", "error": _sentence(error, path)}
-            tqdm.write(f"error: {record['error']}", file=sys.stderr)
-        else:
-            record |= {"status": "done" if made else "skipped", "overlay": str(folder / "overlay.mp4")}
-            keys = ("top5", "knows", "notes", "temporal", "scores", "methods", "refused", "timings")
-            record |= {key: manifest[key] for key in keys if key in manifest}
-            refused = manifest.get("refused", {})
-            unasked = options.method == "all"  # nobody asked for these by name
-            failed |= bool(refused) and not unasked
-            for method, reason in {} if unasked and options.quiet else refused.items():
-                label = "left out" if unasked else "error"
-                tqdm.write(f"{label}: {path}: {method}: {reason}", file=sys.stderr)
-            say(_summary(path, folder, manifest, made, options.top))
-        if options.json:
-            tqdm.write(json.dumps(record, ensure_ascii=False), file=sys.stdout)
-    return int(failed)
+    folders = [options.out / name for name in folder_names(videos)]
+    work = Work(videos, folders, checkpoint, request, options.overwrite)
+    with contextlib.closing(explained(work, network, options, options.processes, progress)) as records:
+        each = zip(videos, folders, records, strict=True)
+        done = [_tell(options, path, folder, found, say) for path, folder, found in each]
+    return int(not all(done))
+
+
+def _tell(options: Options, path: Path, folder: Path, found: dict[str, Any], say: Callable[[str], None]) -> bool:
+    """Says what `explain.many` found about a video; gives whether all that was asked for is there."""
+    from tqdm import tqdm
+
+    record = {"video": str(path), "folder": str(folder)}
+    done = "error" not in found
+    if done:
+        manifest, made = found["manifest"], found["made"]
+        record |= {"status": "done" if made else "skipped", "overlay": str(folder / "overlay.mp4")}
+        keys = ("top5", "knows", "notes", "temporal", "scores", "methods", "refused", "timings")
+        record |= {key: manifest[key] for key in keys if key in manifest}
+        refused = manifest.get("refused", {})
+        unasked = options.method == "all"  # nobody asked for these by name
+        done = unasked or not refused
+        for method, reason in {} if unasked and options.quiet else refused.items():
+            label = "left out" if unasked else "error"
+            tqdm.write(f"{label}: {path}: {method}: {reason}", file=sys.stderr)
+        say(_summary(path, folder, manifest, made, options.top))
+    else:
+        record |= {"status": "failed", "error": found["error"]}
+        tqdm.write(f"error: {found['error']}", file=sys.stderr)
+    if options.json:
+        tqdm.write(json.dumps(record, ensure_ascii=False), file=sys.stdout)
+    return done
 
 
 def open_network(options: NetworkOptions) -> tuple[Classifier, dict[str, str]]:
@@ -315,6 +327,8 @@ def _checked(options: Options) -> list[Path]:
         raise UsageError("--score is for one look at the whole video: it cannot be combined with --window")
     if options.stride and not options.window:
         raise UsageError("--stride is for windows: give --window SECONDS too")
+    if options.processes < 1:
+        raise UsageError(f"--processes is {options.processes}, it must be 1 or more")
     if not 1 <= options.top <= 5:
         raise UsageError(f"--top is {options.top}, it must be 1 to 5")
     above = next(folder for folder in (options.out.absolute(), *options.out.absolute().parents) if folder.exists())
@@ -367,7 +381,8 @@ def _summary(path: Path, folder: Path, manifest: dict[str, Any], made: bool, cou
     return f"{path.name or path}: " + " · ".join(parts if made else [*parts, "finished before, skipped"])
 
 
-def _sentence(error: Exception, path: Path) -> str:
+def sentence(error: Exception, path: Path) -> str:
+    """What went wrong with a video, in a sentence that names it."""
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename or path}: {error.strerror}"
     if isinstance(error, ValueError):
@@ -375,7 +390,9 @@ def _sentence(error: Exception, path: Path) -> str:
     return f"{path}: {str(error).strip().splitlines()[0] if str(error).strip() else 'out of memory'}"
 
 
-def _terminated(number: int, frame: object) -> None:
+def terminated(number: int, frame: object) -> None:
+    """Ends the process so that `finally` can remove what is unfinished, undisturbed by a second signal."""
+    signal.signal(number, signal.SIG_IGN)
     sys.exit(128 + number)
 
 

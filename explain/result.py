@@ -14,6 +14,7 @@ where the network saw nothing.
 from __future__ import annotations
 
 import csv
+import glob
 import hashlib
 import inspect
 import json
@@ -437,16 +438,38 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
 def _whole(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` to write into, which takes its place in the end; after an exception it is
     removed."""
-    partial = folder.with_name(f".{folder.name[:40]}.partial-{secrets.token_hex(4)}")
+    partial = folder.with_name(f"{_beginning(folder)}{secrets.token_hex(4)}")
     partial.mkdir(parents=True)
-    old = partial.with_name(f"{partial.name}-old")
     try:
         yield partial
         if folder.exists():
-            folder.rename(old)
+            folder.rename(_old(partial))
         partial.rename(folder)
     finally:
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
-        shutil.rmtree(partial, ignore_errors=True)
+        _settle(folder, partial)
+
+
+def _beginning(folder: Path) -> str:
+    """How the names begin of what is written for `folder` and for no other; 8 digits follow."""
+    return f".{folder.name[:40]}-{hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:8]}.partial-"
+
+
+def _old(partial: Path) -> Path:
+    """Where the folder is that a new one is about to replace."""
+    return partial.with_name(f"{partial.name}-old")
+
+
+def _settle(folder: Path, partial: Path) -> None:
+    """Removes what is left of making `folder`; the old one comes back if the new one did not take its place."""
+    old = _old(partial)
+    if old.exists() and not folder.exists():
+        old.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(partial, ignore_errors=True)
+
+
+def clear_up(folder: Path) -> None:
+    """Removes what a process left that was killed while it made `folder`; an old one comes back. Raises OSError."""
+    beginning = _beginning(folder)
+    for name in {each.name[: len(beginning) + 8] for each in folder.parent.glob(f"{glob.escape(beginning)}*")}:
+        _settle(folder, folder.with_name(name))

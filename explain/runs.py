@@ -8,25 +8,29 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import queue
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterable, Sequence
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import wait
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from explain.cli import UsageError
+from explain.cli import NetworkOptions, UsageError, open_network, terminated
+
+if TYPE_CHECKING:
+    from explain.models import Classifier
 
 Record = dict[
     str, Any
 ]  # of one clip, ready for JSON: `clip`, its number, and perhaps `skipped`, why it has nothing else
 Batches = Generator[list[Record], None, None]
 Look = Callable[[Sequence[int]], list[Record]]  # the records of these clips
+Lost = Callable[[Sequence[int], str], list[Record]]  # of these clips, which could not be looked at for this reason
 
 
 def option(metavar: str, default: str) -> Any:
@@ -240,68 +244,111 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def in_processes(start: Callable[[int], Look], batches: Sequence[Sequence[int]], processes: int) -> Batches:
+class _Process:
+    """A process, the pipe to it, and the batch that it has."""
+
+    def __init__(self, start: Callable[[int], Look], turn: int, processes: int) -> None:
+        context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
+        self.turn = turn
+        self.batch: Sequence[int] = ()
+        self.pipe, other = context.Pipe()
+        # A daemon ends with this process.
+        self.process = context.Process(target=_share, args=(other, start, turn, processes), daemon=True)
+        with _unheard():
+            self.process.start()
+        other.close()  # so that the pipe ends when the process does
+
+
+def in_processes(
+    start: Callable[[int], Look], batches: Sequence[Sequence[int]], processes: int, lost: Lost | None = None
+) -> Batches:
     """The records of `batches` of clips as they are done, by several processes that take one after the other.
 
-    `start`, which must be picklable, is called in each process with its number. Raises RuntimeError with what a
-    process says that fails.
+    `start`, which must be picklable, is called in each process with its number. `lost` gives the records of a batch
+    whose process died, from the batch and what happened; another process takes the place of that one. Raises
+    RuntimeError with what a process says that fails, and without `lost` if one dies. In the end all have ended.
     """
-    context = multiprocessing.get_context("spawn")  # a forked process cannot use CUDA
-    waiting, done = context.Queue(), context.Queue()
-    for each in (*batches, *processes * [None]):
-        waiting.put(each)
-    shares = [
-        # A daemon ends with this process.
-        context.Process(target=_share, args=(waiting, done, start, turn, processes), daemon=True)
-        for turn in range(processes)
-    ]
+    processes = min(processes, len(batches))
+    waiting = iter(batches)
+    every: list[_Process] = []
+    busy: dict[Any, _Process] = {}  # by its pipe
+
+    def begin(turn: int) -> _Process:
+        every.append(_Process(start, turn, processes))
+        return every[-1]
+
+    def give(share: _Process, batch: Sequence[int]) -> None:
+        busy[share.pipe], share.batch = share, batch
+        with suppress(OSError):  # if it died meanwhile, that shows when the pipe is read
+            share.pipe.send(batch)
+
     try:
-        for share in shares:
-            share.start()
-        for _ in batches:
-            yield _next(done, shares)
-        for share in shares:
-            share.join(5)  # with nothing left to do it ends by itself, and cleans up behind it
+        for turn, batch in zip(range(processes), waiting, strict=False):
+            give(begin(turn), batch)
+        while busy:
+            for pipe in wait(list(busy)):
+                share = busy.pop(pipe)
+                try:
+                    records, died = share.pipe.recv(), False
+                except (EOFError, OSError):
+                    share.process.join()
+                    what = f"process ended with code {share.process.exitcode}, perhaps for lack of memory"
+                    if lost is None:
+                        raise RuntimeError(f"a {what}") from None
+                    records, died = lost(share.batch, what), True
+                if isinstance(records, str):
+                    raise RuntimeError(records)
+                if (next_batch := next(waiting, None)) is not None:
+                    give(begin(share.turn) if died else share, next_batch)
+                else:
+                    share.pipe.close()  # with nothing left to do it ends by itself, and cleans up behind it
+                yield records
+        for share in every:
+            share.process.join(5)
     finally:
-        for share in shares:
-            if share.is_alive():
-                share.terminate()
-        waiting.cancel_join_thread()  # nobody takes what is left there
+        for share in every:
+            share.pipe.close()
+            share.process.terminate()
+        for share in every:
+            share.process.join(30)  # it may have something unfinished to remove
+            share.process.kill()  # unless it hangs
 
 
-def _next(done: Any, shares: Iterable[Any]) -> list[Record]:
-    while True:
-        try:
-            records = done.get(timeout=1)
-        except queue.Empty:
-            if ended := [each.exitcode for each in shares if each.exitcode]:
-                raise RuntimeError(f"a process ended with code {ended[0]}, perhaps for lack of memory") from None
-            continue
-        if isinstance(records, str):
-            raise RuntimeError(records)
-        return records
-
-
-def _share(waiting: Any, done: Any, start: Callable[[int], Look], turn: int, processes: int) -> None:
-    import torch
-
-    alone(turn)
-    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
-    above = multiprocessing.parent_process()
+def _share(pipe: Any, start: Callable[[int], Look], turn: int, processes: int) -> None:
+    signal.signal(signal.SIGTERM, terminated)
     try:
+        alone(turn)
+        import torch
+
+        torch.set_num_threads(max(1, torch.get_num_threads() // processes))
         look = start(turn)
-        while (numbers := waiting.get()) is not None and (above is None or above.is_alive()):
-            done.put(look(numbers))
-    except Exception as error:  # it can be anything, and must reach the one who waits
-        done.put(" ".join(str(error).split()) or type(error).__name__)
+        while True:
+            pipe.send(look(pipe.recv()))
+    except Exception as error:  # it can be anything, and must reach the one who waits; who closed the pipe does not
+        with suppress(OSError):
+            pipe.send(" ".join(str(error).split()) or type(error).__name__)
 
 
 def alone(turn: int) -> None:
     """What a process does first that works for another one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says that it was interrupted, and ends it
     import cv2
 
     cv2.setNumThreads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says that it was interrupted, and ends it
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """A process that is started meanwhile never hears Ctrl-C, not even while it imports."""
+    try:
+        before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    except ValueError:  # outside the main thread signals belong to somebody else
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def device_of(name: str, turn: int) -> Any:
@@ -314,3 +361,12 @@ def device_of(name: str, turn: int) -> Any:
     if target.type == "cuda" and target.index is None:
         return torch.device("cuda", turn % torch.cuda.device_count())
     return target
+
+
+def network_of(options: NetworkOptions, turn: int, weights: str) -> Classifier:
+    """The network of these weights, opened once more by a process. Raises ValueError if it has others now."""
+    network, found = open_network(replace(options, device=str(device_of(options.device, turn))))
+    if found["sha256"] != weights:
+        name = options.model or options.checkpoint
+        raise ValueError(f"{name} has other weights each time it is made: pass them with --weights FILE")
+    return network

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import queue
+import os
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +19,7 @@ from PIL import Image
 from explain import ablate, inversion, metrics, runs
 from explain.ablate import main
 from explain.inversion import CONSTANT, CONSTANT_INVERSE, CONTROLS, MATCHED, SHUFFLED, Condition, changed, conditions
-from explain.labelled import Generated, Item, looked
+from explain.labelled import Generated, Item, _looking, looked
 from stabn import synthetic
 from stabn.checkpoint import save, weights_hash
 from stabn.model import STABN, Attention, Config
@@ -467,12 +466,11 @@ class TestCommand:
         assert (tmp_path / "two" / "ablation.csv").read_text() == (tmp_path / "out" / "ablation.csv").read_text()
 
     def test_a_process_that_fails_says_why(self) -> None:
-        done: queue.Queue[Any] = queue.Queue()
-        done.put("gone.safetensors: does not exist")
+        start = partial(_looking, print, "gone.safetensors", "cpu", [])
         with pytest.raises(RuntimeError, match=r"gone\.safetensors"):
-            runs._next(done, [SimpleNamespace(exitcode=0)])
-        with pytest.raises(RuntimeError, match="ended with code -9"):
-            runs._next(done, [SimpleNamespace(exitcode=None), SimpleNamespace(exitcode=-9)])
+            list(runs.in_processes(start, [[0], [1]], 1))
+        with pytest.raises(RuntimeError, match="a process ended with code 0, perhaps for lack of memory"):
+            list(runs.in_processes(os._exit, [[0]], 1))
 
     def test_the_chart_of_each_choice_of_rows(self, tmp_path: Path, checkpoint: Path) -> None:
         options = ["--checkpoint", str(checkpoint), "--out", str(tmp_path), "--workers", "0", "--clips", "2"]

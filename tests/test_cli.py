@@ -5,9 +5,13 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,6 +66,29 @@ def small_figures(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def manifest(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "manifest.json").read_text("utf-8"))
+
+
+def arrays(folder: Path) -> dict[str, np.ndarray]:
+    with np.load(folder / "explanation.npz") as found:
+        return dict(found)
+
+
+def untimed(value: Any) -> Any:
+    """A manifest or a line of --json without what differs from run to run."""
+    if isinstance(value, list):
+        return [untimed(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    return {key: untimed(each) for key, each in value.items() if key not in ("timings", "seconds", "created")}
+
+
+def near(value: Any) -> Any:
+    """What equals a value up to rounding, which depends on the number of threads."""
+    if isinstance(value, dict):
+        return {key: near(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [near(each) for each in value]
+    return pytest.approx(value, abs=1e-4) if isinstance(value, float) else value
 
 
 def listing(folder: Path) -> list[str]:
@@ -676,6 +703,95 @@ class TestManyVideos:
         assert all(name in line for name in CLASSES)
 
 
+class TestProcesses:
+    def test_several_do_what_one_does_and_one_that_dies_costs_its_video(
+        self,
+        make_video: Make,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        code = """
+            import os, signal
+            from torch import nn
+
+            class Mortal(nn.Conv3d):
+                def forward(self, clip):
+                    if clip.mean() > 0:  # a bright video
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return super().forward(clip)
+
+            def build():
+                layers = [Mortal(3, 4, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(4, 3)]
+                return nn.Sequential(*layers)
+        """
+        (tmp_path / "mortal.py").write_text(textwrap.dedent(code))
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+        monkeypatch.delitem(sys.modules, "mortal", raising=False)
+        Path("names.txt").write_text("one\ntwo\nthree\n")
+        torch.save(importlib.import_module("mortal").build().state_dict(), "w.pth")
+        for name, light in (("bright", 250), ("a", 10), ("c", 20)):
+            make_video(f"{name}.mp4", np.full((12, 32, 32, 3), light, np.uint8))
+        Path("bad.mp4").write_bytes(b"no video at all")
+        network = ["--model", "mortal:build", "--weights", "w.pth", "--classes", "names.txt", "--frames", "4"]
+        options = [*network, "--size", "16", "--window", "0.3", "--json"]
+
+        assert main(["a.mp4", "bad.mp4", "c.mp4", *options]) == 1
+        out, err = capsys.readouterr()
+        done, failed, other = map(json.loads, out.splitlines())
+        told, values = untimed(manifest(Path("viz/a"))), arrays(Path("viz/a"))
+        shutil.rmtree("viz/a")
+
+        assert main(["bright.mp4", "a.mp4", "bad.mp4", "c.mp4", *options, "--processes", "2"]) == 1
+        out, again = capsys.readouterr()
+        died = "bright.mp4: its process ended with code -9, perhaps for lack of memory"
+        assert again == f"error: {died}\n{err}"
+        lost = {"video": "bright.mp4", "folder": "viz/bright", "status": "failed", "error": died}
+        expected = [lost, untimed(done), failed, untimed(other | {"status": "skipped"})]
+        assert [untimed(json.loads(line)) for line in out.splitlines()] == near(expected)
+        assert listing(Path("viz")) == ["a", "c"]  # and nothing hidden
+        assert untimed(manifest(Path("viz/a"))) == near(told)
+        for name, value in arrays(Path("viz/a")).items():
+            if name == "classes":
+                assert value.tolist() == values[name].tolist()
+            else:
+                np.testing.assert_allclose(value, values[name], atol=1e-4)
+
+    def test_what_a_killed_process_left_is_cleared_up(self, tmp_path: Path) -> None:
+        """It was killed when the old result was moved away, and the new one was not yet there."""
+        folder, other = (tmp_path / f"{5 * 'long name '}{k}" for k in range(2))
+        for each in (folder, other):
+            left = tmp_path / f"{explain.result._beginning(each)}01234567"
+            left.mkdir()
+            left.with_name(f"{left.name}-old").mkdir()
+        explain.result.clear_up(folder)
+        assert folder in tmp_path.iterdir()
+        kept = explain.result._beginning(other)
+        assert listing(tmp_path) == [f"{kept}01234567", f"{kept}01234567-old", folder.name]
+
+    def test_interrupted(self, checkpoint: Path, make_video: Make, tmp_path: Path) -> None:
+        """All end, and nothing unfinished stays."""
+        videos = [make_video(f"{name}.mp4", np.zeros((200, 32, 32, 3), np.uint8)) for name in "ab"]
+        out = tmp_path / "viz"
+        command = ["-m", "explain.cli", *videos, "--checkpoint", checkpoint, "--out", out, "--quiet", "--processes", 2]
+        process = subprocess.Popen(
+            [sys.executable, *map(str, command)], stderr=subprocess.PIPE, text=True, start_new_session=True
+        )
+        try:
+            limit = time.monotonic() + 100
+            while not (begun := listing(out)) and process.poll() is None and time.monotonic() < limit:
+                time.sleep(0.02)
+            os.killpg(process.pid, signal.SIGINT)  # as Ctrl-C does, all of them
+            _, err = process.communicate(timeout=100)  # waits for all that can write there
+        finally:
+            process.kill()
+        assert ".partial-" in begun[0]
+        assert err == "error: interrupted; the unfinished result was removed\n"
+        assert process.returncode == 130
+        assert listing(out) == []
+
+
 class TestUsage:
     @pytest.mark.parametrize(
         ("arguments", "said"),
@@ -688,6 +804,7 @@ class TestUsage:
             (["a.mp4", "--window", "1", "--stride", "2"], "the stride is 2 s"),
             (["a.mp4", "--stride", "2"], "give --window SECONDS too"),
             (["a.mp4", "--top", "9"], "--top is 9"),
+            (["a.mp4", "--processes", "0"], "--processes is 0, it must be 1 or more"),
             (["a.mp4", "--device", "abacus"], "abacus"),
             (["*.nothing"], "nothing matches '*.nothing'"),
             ([], "no video is given"),

@@ -66,7 +66,7 @@ def test_the_commands_of_the_readme_exist():
 @pytest.mark.parametrize(
     ("module", "options"),
     [
-        ("explain.cli", ("--out", "--checkpoint", "--method", "--target", "--window", "--overwrite", "--json")),
+        ("explain.cli", ("--out", "--checkpoint", "--method", "--target", "--window", "--overwrite", "--processes")),
         ("explain.benchmark", ("--methods", "--metrics", "--clips", "--model", "--data", "--processes", "--overwrite")),
         ("explain.ablate", ("--invert", "--data", "--segments", "--per-class", "--processes", "--overwrite")),
         ("explain.evaluate", ("--checkpoint", "--data", "--segments", "--per-class", "--processes", "--overwrite")),
