@@ -264,7 +264,7 @@ def chart(result: dict[str, Any]) -> bytes:
     side = max(4.0, 1 + 0.3 * len(names)) if named else 9.0
     figure = Figure((side + (5 if named else 2), side), dpi=150, facecolor="white", layout="constrained")
     axes = figure.add_subplot()
-    colours = colormaps["Blues"].with_extremes(bad="#f1f5f9")
+    colours = colormaps["Blues"].with_extremes(bad="#cbd5e1")
     image = axes.imshow(shares, cmap=colours, vmin=0, vmax=100, interpolation="nearest")
     figure.colorbar(image, ax=axes, shrink=0.6, label="% of the clips of the true class")
     if named:
@@ -275,7 +275,7 @@ def chart(result: dict[str, Any]) -> bytes:
             value = shares[true, predicted]
             ink = "white" if value > 55 else "#0f172a"
             axes.text(predicted, true, f"{value:.0f}", ha="center", va="center", fontsize=7, color=ink)
-    axes.set_xlabel("predicted class")
+    axes.set_xlabel("predicted class" + ("" if named else ", in the order of confusion.csv"))
     axes.set_ylabel("true class")
     axes.spines[:].set_visible(False)
     top1 = result["branches"]["perception"]["top1"]
@@ -285,7 +285,7 @@ def chart(result: dict[str, Any]) -> bytes:
         title += "; grey: classes without a clip"
     axes.set_title(title, fontsize=10, loc="left", parse_math=False)
     picture = io.BytesIO()
-    figure.savefig(picture, format="png")
+    figure.savefig(picture, format="png", bbox_inches="tight")
     return picture.getvalue()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -247,6 +248,22 @@ class TestCommand:
         assert max(map(len, table(found))) <= 100
         assert evaluate.chart(found).startswith(b"\x89PNG")
 
+    @pytest.mark.parametrize("classes", [2, 40])
+    def test_the_picture_ends_where_its_names_end(self, classes: int) -> None:
+        names = [
+            f"Moving something and something so that they pass each other at last {index}" for index in range(classes)
+        ]
+        records = [
+            {"clip": n, "label": n, **{name: {"predicted": n, "rank": 0} for name in evaluate.BRANCHES}}
+            for n in range(classes)
+        ]
+        study = {"data": {"name": "validation.json", "version": "1" * 64}}
+        found = {"study": study, "checkpoint": "x.safetensors", "clips": classes, **summarise(records, names)}
+        with Image.open(io.BytesIO(evaluate.chart(found))) as image:
+            ink = np.flatnonzero((np.asarray(image.convert("L")) < 255).any(0))
+            assert 0 < ink[0] < 0.05 * image.width
+            assert 0.95 * image.width < ink[-1] < image.width - 1
+
 
 class TestWrongUse:
     @pytest.mark.parametrize(
@@ -293,10 +310,14 @@ class TestWrongUse:
             (("--data", "gone"), "--data gone does not exist"),
             (("--first", "3"), "--first is a seed of generated clips"),
             (("--checkpoint", "gone"), "gone is neither a file nor the name"),
+            (
+                ("--out", Path(__file__) / "out"),
+                f"--out {Path(__file__) / 'out'} cannot be written: {__file__} is a file",
+            ),
         ],
     )
     def test_one_sentence(
-        self, run: Run, capsys: pytest.CaptureFixture[str], options: tuple[str, ...], said: str
+        self, run: Run, capsys: pytest.CaptureFixture[str], options: tuple[object, ...], said: str
     ) -> None:
         assert run(*options) == 2
         printed = capsys.readouterr()
