@@ -9,6 +9,7 @@ the share of the card's matrix rate, which is that of a large product of bfloat1
 """
 
 import argparse
+import itertools
 import os
 import statistics
 import tempfile
@@ -79,10 +80,14 @@ def loading(options: Options, rate: float) -> None:
         size = (options.frames, options.size)
         clips = Clips(read(Path(folder)), CLASSES, *size, sampling="random", crop="random", flip=engine.FLIP)
         plan = engine.Plan(len(clips), 4, 1, 0)
-        parts = iter(engine.loader(clips, plan.parts_of(range(13), slice(None)), options.workers, torch.device("cpu")))
-        next(parts)  # the workers have started
+        numbers = plan.parts_of(itertools.count(), slice(None))
+        parts = iter(engine.loader(clips, numbers, options.workers, torch.device("cpu")))
+        ahead = 2 * options.workers  # parts that are read before they are asked for, at the beginning and at the end
+        for _ in itertools.islice(parts, 1 + ahead):
+            pass  # the workers have started
         began = time.perf_counter()
-        found = sum(len(part.labels) for part in parts) / (time.perf_counter() - began)
+        found = sum(len(part.labels) for part in itertools.islice(parts, 12 + ahead)) / (time.perf_counter() - began)
+        del parts
     print(
         f"  {found / rate:6.2f} times the default  {found:9.2f} clips/s  the loader alone, {options.workers} workers, "
         "from 48 frames of 240 x 240 in H.264",
