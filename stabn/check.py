@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
@@ -49,7 +49,7 @@ def check(data: Path, workers: int = 1) -> int:
         else:
             frames.append(seen.frames)
     if frames:
-        print(f"{len(frames)} videos can be read, of {min(frames)} to {max(frames)} frames")
+        print(f"{len(frames)} videos can be read, of {_span(frames)} frames")
     if reasons:
         print(f"{reasons.total()} of {len(named)} videos cannot be read:")
         print("\n".join(f"{count:8} {reason}" for reason, count in reasons.most_common()))
@@ -69,12 +69,17 @@ def _describe(labelled: Labelled) -> int:
         except ValueError as error:
             wrong += 1
             print(f"bad: {first[label]}: {error}, as for {count} {'clip' if count == 1 else 'clips'} in all")
-    each = f", {min(known.values())} to {max(known.values())} clips each" if known else ""
+    each = f", {_span(known.values())} clips each" if known else ""
     print(f"{labelled.source}: {len(labelled.rows)} clips of {len(known)} classes{each}; videos in {labelled.root}")
     if without := [name for index, name in enumerate(classes) if index not in known]:
         some = ", ".join(map(repr, without[:3])) + (", ..." if len(without) > 3 else "")
         print(f"odd: {labelled.source}: {len(without)} of {len(classes)} classes have no clip ({some})")
     return wrong
+
+
+def _span(values: Collection[int]) -> str:
+    least, most = min(values), max(values)
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def look(path: str) -> Seen:
