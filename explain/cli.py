@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from explain import METHODS
-from stabn import opencv_advice
+from stabn import opencv_advice, unwritable
 from stabn.data import VIDEOS
 
 if TYPE_CHECKING:
@@ -331,11 +331,8 @@ def _checked(options: Options) -> list[Path]:
         raise UsageError(f"--processes is {options.processes}, it must be 1 or more")
     if not 1 <= options.top <= 5:
         raise UsageError(f"--top is {options.top}, it must be 1 to 5")
-    above = next(folder for folder in (options.out.absolute(), *options.out.absolute().parents) if folder.exists())
-    if not above.is_dir():
-        raise UsageError(f"--out {options.out} cannot be a folder: {above} is a file")
-    if not os.access(above, os.W_OK):
-        raise UsageError(f"--out {options.out} cannot be written: no permission in {above}")
+    if above := unwritable(options.out):
+        raise UsageError(f"--out {options.out} cannot be written: {above} is a file or is write-protected")
     try:
         videos = find_videos(options.videos)
     except OSError as error:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from explain.cli import NetworkOptions, UsageError, open_network, terminated
+from stabn import unwritable
 
 if TYPE_CHECKING:
     from explain.models import Classifier
@@ -132,9 +133,7 @@ class Folder:
 
     def check(self) -> None:
         """Raises UsageError if nothing can be written there."""
-        path = self.path.absolute()
-        above = next(folder for folder in (path, *path.parents) if folder.exists())
-        if not above.is_dir() or not os.access(above, os.W_OK):
+        if above := unwritable(self.path):
             raise UsageError(f"--out {self.path} cannot be written: {above} is a file or is write-protected")
 
     @property

@@ -4,6 +4,8 @@ The names below are resolved on first use, so that `import stabn` and every `--h
 """
 
 import importlib
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -35,6 +37,14 @@ def opencv_advice(error: ImportError) -> str | None:
         f"OpenCV cannot be loaded ({error}): install the system package libgl1 (Debian, Ubuntu; mesa-libGL on "
         "Fedora), or replace opencv-python by opencv-python-headless"
     )
+
+
+def unwritable(folder: Path) -> Path | None:
+    """What keeps a folder, which need not be there yet, from being written to: a file or a folder above it, or itself;
+    None if nothing does."""
+    path = folder.absolute()
+    above = next(each for each in (path, *path.parents) if os.path.exists(each))  # Path.exists may raise
+    return None if above.is_dir() and os.access(above, os.W_OK | os.X_OK) else above
 
 
 def __getattr__(name: str) -> Any:

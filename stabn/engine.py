@@ -283,21 +283,31 @@ def train(options: Options) -> None:
         DataError: data that cannot be made out, or labels that are none of its classes.
         ValueError: nothing could be read, the loss became NaN, memory is too small, or there is a finished or another
             run at --out.
-        OSError: something cannot be written, or a process that reads videos died.
+        OSError: something cannot be written, or a process died that reads videos or trains.
     """
     try:
         _train(options)
     except torch.OutOfMemoryError:
-        raise ValueError(
-            f"out of memory: pass --accumulate {2 * options.accumulate}, which halves the clips that go through the "
-            "network at once (and changes what batch norm sees), or a smaller --batch, --size or --frames"
-        ) from None
+        raise ValueError(_too_much(options)) from None
     except RuntimeError as error:
+        if "can't allocate memory" in str(error):  # of the processor, which is no OutOfMemoryError
+            raise ValueError(_too_much(options)) from None
+        if "/gloo/" in str(error) or type(error).__name__.startswith("Dist"):  # torch.distributed is not in all builds
+            raise ChildProcessError(
+                "another process of this training ended or cannot be reached: what it says itself tells why"
+            ) from None
         if "DataLoader worker" not in str(error):
             raise
         raise ChildProcessError(
             "a process that read videos died, perhaps for lack of memory: try fewer --workers; the same command goes on"
         ) from None
+
+
+def _too_much(options: Options) -> str:
+    return (
+        f"out of memory: pass --accumulate {2 * options.accumulate}, which halves the clips that go through the "
+        "network at once (and changes what batch norm sees), or a smaller --batch, --size or --frames"
+    )
 
 
 def _train(options: Options) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from stabn import opencv_advice
+from stabn import opencv_advice, unwritable
 
 if TYPE_CHECKING:
     from stabn.model import STABN, Config
@@ -93,7 +93,8 @@ class Options:
     epochs: int = 60
     """With --data: how often each clip is seen."""
     patience: int = 5
-    """With --data: epochs without a lower loss after which the learning rate is divided by 10."""
+    """With --data: epochs in a row that may pass without a lower loss; after one more the learning rate is divided by
+    10."""
     accumulate: int = 1
     """With --data: parts that each process cuts its clips of a step into, one after the other through the network, when
     all at once do not fit into memory. Batch norm sees a part at a time: its clips are --batch over processes x N."""
@@ -201,6 +202,7 @@ def read_pictures(folder: Path) -> list[Any]:
 
 def config_of(options: Options, classes: int) -> Config:
     """The network that is asked for. Raises UsageError: it cannot be."""
+    from stabn.backbones import shapes
     from stabn.model import Config
 
     asked: dict[str, Any] = {name: getattr(options, name) for name in ("frames", "size", "width", "attention")}
@@ -210,9 +212,17 @@ def config_of(options: Options, classes: int) -> Config:
             return Config(layers=(1, 1, 1, 1), stem=(5, 5, 5), pool=False, **asked)
         if options.backbone.startswith("resnet"):
             return Config.resnet(int(options.backbone.removeprefix("resnet")), **asked)
-        return Config(backbone=options.backbone, **asked)
+        config = Config(backbone=options.backbone, **asked)
     except ValueError as error:
         raise UsageError(str(error)) from None
+    # The last step of an epoch, or a part of one whose other clips cannot be read, may have one clip.
+    if options.data is not None and shapes(config)[1][1:].numel() == 1:
+        raise UsageError(
+            f"the last stage of {options.backbone} leaves one value for each channel of a clip of {options.frames} "
+            f"frames of {options.size} x {options.size} pixels, and batch norm needs two where a clip is alone: pass "
+            "more --frames or a larger --size"
+        )
+    return config
 
 
 def initialised(network: STABN, init: str | None) -> tuple[STABN | None, str | None]:
@@ -253,8 +263,13 @@ def start_from(network: Any, trained: Any) -> None:
     if network.config.variant != trained.config.variant:  # one of them takes BGR
         found["stem.0.weight"] = found["stem.0.weight"].flip(1)
     fitting = {k: v for k, v in found.items() if k in own and own[k].shape == v.shape}
-    if next(iter(own)) not in fitting:
-        raise ValueError("--init: not even the first convolution fits; the weights are of another kind of network")
+    if (first := next(iter(own))) not in fitting:
+        theirs = next(iter(found.values()))
+        raise ValueError(
+            f"--init: not even the first convolution fits, {tuple(theirs.shape)} of the weights and "
+            f"{tuple(own[first].shape)} of the network: they are of another kind or --width, choose the --backbone and "
+            "the --width of the weights"
+        )
     network.load_state_dict(own | fitting)
 
 
@@ -299,6 +314,8 @@ def check(options: Options) -> None:
         raise UsageError(
             f"--out {options.out} is a folder: name the file to write, for example {options.out}/mine.safetensors"
         )
+    if not options.check and (above := unwritable(options.out.parent)):
+        raise UsageError(f"--out {options.out} cannot be written: {above} is a file or is write-protected")
 
 
 def check_data(options: Options) -> int:
@@ -483,7 +500,9 @@ def main(arguments: list[str] | None = None) -> None:
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        sys.exit(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}")
+    except ValueError as error:
         sys.exit(f"error: {error}")
     except ImportError as error:
         if (advice := opencv_advice(error)) is None:

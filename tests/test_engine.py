@@ -402,6 +402,11 @@ class TestWhatIsWrong:
             (("--device", "cuda:1"), "--device is cuda:1: with --data it must be auto, cpu or cuda"),
             (("--accumulate", "0"), "--accumulate is 0: it must be at least 1"),
             (("--backbone", "c3d", "--width", "3"), "`width` must be a multiple of"),
+            (("--out", f"{__file__}/x"), f"--out {__file__}/x cannot be written: {__file__} is a file"),
+            (
+                ("--backbone", "s3d", "--width", "8", "--frames", "8", "--size", "32"),
+                "the last stage of s3d leaves one value for each channel of a clip of 8 frames of 32 x 32 pixels",
+            ),
         ],
     )
     def test_wrong_use(
@@ -436,6 +441,33 @@ class TestWhatIsWrong:
         assert self.stop(options) == 2
         said = "error: --data needs Hugging Face Accelerate: pip install 'stabn[train]'\n"
         assert capsys.readouterr().err == said
+
+    def test_out_of_memory_on_a_processor(self, options: Options, monkeypatch: pytest.MonkeyPatch) -> None:
+        def learn(self: Learner, *_: object) -> None:
+            torch.empty(2**60, dtype=torch.uint8)
+
+        monkeypatch.setattr(Learner, "learn", learn)
+        assert self.stop(options).startswith("error: out of memory: pass --accumulate 2, which halves")
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            RuntimeError("[/__w/gloo/transport/tcp/pair.cc:561] Connection closed by peer [127.0.0.1]:14507."),
+            torch.distributed.DistBackendError("NCCL error"),
+        ],
+    )
+    def test_another_process_that_ends(
+        self, options: Options, monkeypatch: pytest.MonkeyPatch, error: RuntimeError
+    ) -> None:
+        def learn(self: Learner, *_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(Learner, "learn", learn)
+        assert self.stop(options).startswith("error: another process of this training ended or cannot be reached")
+
+    def test_a_file_that_cannot_be_opened(self, options: Options, data: Path) -> None:
+        Path(f"{options.out}.log.jsonl").mkdir(parents=True)
+        assert self.stop(options) == f"error: {options.out}.log.jsonl: Is a directory"
 
     def test_a_full_disk_leaves_the_last_save(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def full(state: object, file: Any) -> None:
