@@ -222,6 +222,8 @@ def table(result: dict[str, Any]) -> list[str]:
     for name, value in published(result).items():
         lines.append(f"{f'ST-ABN, {name}*':34}{value:5.1f}")
     lines += ["", f"* published by the paper for {result['published']['network']}, not measured here"]
+    if len(result["classes"]) <= 5:
+        lines.append(f"Top-5 says nothing about {len(result['classes'])} classes: it is always 100")
     if worst := confused(result)[:5]:
         lines += ["", "Most often taken for another class"]
         for count, clips_of, true, predicted in worst:

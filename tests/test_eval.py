@@ -146,6 +146,7 @@ class TestCommand:
         assert [line.split()[-1] for line in lines if "Something-Something V" in line] == ["53.3", "64.1"]
         assert "* published by the paper for ST-ABN, 3D ResNet-50, 32 x 2, not measured here" in lines
         assert lines.count("By class, percent") == 1
+        assert lines.count("Top-5 says nothing about 3 classes: it is always 100") == 1
 
         found = result(out)
         assert found["study"]["weights"] == weights_hash(checkpoint)
@@ -246,6 +247,7 @@ class TestCommand:
             **summarise(records, names),
         }
         assert max(map(len, table(found))) <= 100
+        assert not any("Top-5 says nothing" in line for line in table(found))
         assert evaluate.chart(found).startswith(b"\x89PNG")
 
     @pytest.mark.parametrize("classes", [2, 40])
