@@ -47,6 +47,7 @@ from stabn.train import (
     UsageError,
     config_of,
     decisive,
+    device_of,
     initialised,
     keep_log,
     one_thread,
@@ -412,7 +413,7 @@ def accelerated(options: Options) -> Accelerator:
     warnings.filterwarnings("ignore", "Grad strides do not match")
     precision = "no" if options.precision == "fp32" else options.precision
     # Told to use a CPU it also joins the processes on machines without a GPU, which it does not otherwise.
-    accelerator = Accelerator(cpu=checkpoint.pick_device(options.device).type == "cpu", mixed_precision=precision)
+    accelerator = Accelerator(cpu=device_of(options).type == "cpu", mixed_precision=precision)
     if accelerator.num_processes != int(os.environ.get("WORLD_SIZE", "1")):
         raise UsageError(f"this is one of {os.environ['WORLD_SIZE']} processes, but Accelerate does not join them")
     kind = accelerator.distributed_type.value

@@ -18,6 +18,8 @@ import tyro
 from stabn import opencv_advice, unwritable
 
 if TYPE_CHECKING:
+    import torch
+
     from stabn.model import STABN, Config
 
 Backbone = Literal["compact", "resnet18", "resnet34", "resnet50", "resnet101", "resnet152"]
@@ -225,6 +227,16 @@ def config_of(options: Options, classes: int) -> Config:
     return config
 
 
+def device_of(options: Options) -> torch.device:
+    """Where to train. Raises UsageError: this machine has no such device."""
+    from stabn import checkpoint
+
+    try:
+        return checkpoint.pick_device(options.device)
+    except ValueError as error:
+        raise UsageError(f"--device: {error}") from None
+
+
 def initialised(network: STABN, init: str | None) -> tuple[STABN | None, str | None]:
     """Copies the weights of --init into a network. Returns the network they are from, if it is one of ours, and what to
     call them: by what they hold, for where a file lies says nothing to others.
@@ -352,7 +364,7 @@ def train(options: Options) -> None:
         torch.set_num_threads(options.threads)
     cv2.setNumThreads(1)
     torch.manual_seed(options.seed)
-    device = checkpoint.pick_device(options.device)
+    device = device_of(options)
     config = config_of(options, len(synthetic.CLASSES))
     network = model.STABN(config, synthetic.CLASSES).to(device)
     backbones.channels_last(network)

@@ -481,6 +481,20 @@ class TestWhatIsWrong:
         assert [path.name for path in tmp_path.iterdir()] == ["x.resume"]
         assert torch.load(tmp_path / "x.resume") == {"step": 1}
 
+    @pytest.mark.parametrize("videos", [True, False])
+    def test_a_device_that_is_not_there(
+        self, options: Options, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], videos: bool
+    ) -> None:
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        if videos:
+            assert self.stop(options, "--device", "cuda") == 2
+        else:
+            with pytest.raises(SystemExit) as stop:
+                train.main(["--out", str(options.out), "--device", "cuda"])
+            assert stop.value.code == 2
+        said = "error: --device: `device` is cuda, but this machine has 0 cuda devices: use auto\n"
+        assert capsys.readouterr().err == said
+
     def test_options_of_videos_need_data(self) -> None:
         with pytest.raises(UsageError, match="--epochs is for training on labelled videos: pass --data too"):
             train.check(Options(epochs=3))
