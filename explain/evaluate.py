@@ -71,6 +71,7 @@ def run(options: Options) -> dict[str, Any]:
     study = {
         "program": PROGRAM,
         "weights": weights_hash(model),
+        "config": repr(model.config),  # the same tensors may be used otherwise
         "data": source.told,
         "segments": options.segments,
     }

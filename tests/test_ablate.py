@@ -498,7 +498,7 @@ class TestResume:
         partial = tmp_path / "out" / "ablation.partial.jsonl"
         assert listing(tmp_path / "out") == [partial.name]
         header, *records = map(json.loads, partial.read_text().splitlines())
-        assert set(header) == {"program", "weights", "data", "rows", "segments"}
+        assert set(header) == {"program", "weights", "config", "data", "rows", "segments"}
         assert [record["clip"] for record in records] == seen == [0, 1, 2, 3]
         with partial.open("a") as file:
             file.write('{"clip": 4, "lab')  # stopped while it wrote

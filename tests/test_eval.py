@@ -6,6 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,16 @@ class TestCommand:
         calls.clear()
         assert run() == 0
         assert not calls
+
+    def test_the_same_tensors_used_otherwise_are_another_network(
+        self, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert run("--clips", 2) == 0
+        other = tiny()
+        other.config = replace(other.config, mean=(0.1, 0.2, 0.3))
+        save(other, tmp_path / "other.safetensors")
+        assert run("--clips", 2, "--checkpoint", tmp_path / "other.safetensors") == 2
+        assert "other config" in capsys.readouterr().err
 
     def test_generated_clips(self, run: Run, tmp_path: Path) -> None:
         save(tiny(synthetic.CLASSES), tmp_path / "synthetic.safetensors")
