@@ -50,15 +50,18 @@ def explained(
     """The records of all videos. In several processes each opens the network of `options` once more, and is alone with
     a video; a video whose process dies has an error. Raises RuntimeError if a process cannot begin."""
     count = len(work.videos)
-    if min(processes, count) == 1:
+    # What stands there is found finished or refused, and needs no process.
+    standing = [not work.overwrite and (folder / "manifest.json").exists() for folder in work.folders]
+    asked = [number for number in range(count) if not standing[number]]
+    if processes == 1 or len(asked) < 2:
         for number in progress(range(count), count, "videos") if count > 1 else range(count):
             yield work.record(number, network, progress)
         return
     start = partial(_looking, work, options)
-    ready: dict[int, Record] = {}
+    ready = {number: work.record(number, network, progress) for number in range(count) if standing[number]}
     following = 0
-    with closing(in_processes(start, [[number] for number in range(count)], processes, work.lost)) as batches:
-        for (record,) in progress(batches, count, "videos"):
+    with closing(in_processes(start, [[number] for number in asked], processes, work.lost)) as batches:
+        for (record,) in progress(batches, len(asked), "videos"):
             ready[record["clip"]] = record
             while following in ready:
                 yield ready.pop(following)

@@ -758,6 +758,9 @@ class TestProcesses:
             else:
                 np.testing.assert_allclose(value, values[name], atol=1e-4)
 
+        monkeypatch.setattr("explain.many.in_processes", None)  # what is finished needs none
+        assert main(["a.mp4", "c.mp4", *options, "--processes", "2"]) == 0
+
     def test_what_a_killed_process_left_is_cleared_up(self, tmp_path: Path) -> None:
         """It was killed when the old result was moved away, and the new one was not yet there."""
         folder, other = (tmp_path / f"{5 * 'long name '}{k}" for k in range(2))
