@@ -1,15 +1,16 @@
 """Does the attention branch make a network better? Small networks with and without it, under the same budget.
 
-`python benchmarks/with_and_without.py` (an hour on two cores) trains slim 3D ResNet-18, C3D and r3d_18, a quarter as
+`python benchmarks/with_and_without.py` (two hours on one core) trains slim 3D ResNet-18, C3D and r3d_18, a quarter as
 wide as their sources, with and without the branch, and as 2D baselines TSN and TSM on slim ResNet-18, three seeds each,
 and prints a table in Markdown. All train on the same generated clips, 8 x 32 x 32, each seen once; a seed fixes the
 initial weights and the clips' order. Evaluated are the clips of the seeds from 0 on, never trained on. Stopped and
 started again with the same --out, it goes on; `--table` prints what is there and trains nothing.
 
 The recipe is one for all: AdamW, its rate as in `stabn-train` (warmed up over 100 steps, taken to zero over the last
-third), the paper's losses, no dropout. Rate and steps were chosen by the training loss of C3D and r3d_18 without the
-branch, not by the evaluation clips. float32: in bfloat16 half of C3D's steps had gradients that were not finite on the
-processor at hand; channels last takes a sixth to a third less time there, torch.compile none less.
+third), the paper's losses, no dropout. The rate was chosen by the training loss of C3D and r3d_18 without the branch,
+the steps by when 3D ResNet-18 leaves the plateau that it begins on, not by the evaluation clips. float32: in bfloat16
+half of C3D's steps had gradients that were not finite on the processor at hand; channels last takes a sixth to a third
+less time there, torch.compile none less.
 """
 
 import argparse
