@@ -779,7 +779,11 @@ class TestProcesses:
         out = tmp_path / "viz"
         command = ["-m", "explain.cli", *videos, "--checkpoint", checkpoint, "--out", out, "--quiet", "--processes", 2]
         process = subprocess.Popen(
-            [sys.executable, *map(str, command)], stderr=subprocess.PIPE, text=True, start_new_session=True
+            [sys.executable, *map(str, command)],
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # the tests may run where it is ignored
         )
         try:
             limit = time.monotonic() + 100
