@@ -184,18 +184,25 @@ class _Content(NamedTuple):
     called: Callable[[str], str] = str  # a tensor's name in our network -> its name in the file
 
 
+START = 9  # bytes of a file that `pickled` needs
+
+
+def pickled(start: bytes) -> bool:
+    """Whether a file of weights that begins so is one of torch.save, now or long ago; else it is one of safetensors,
+    the length of whose header may begin alike, but then comes a brace."""
+    return start.startswith((b"PK\x03\x04", b"\x80")) and start[8:] != b"{"
+
+
 def _read(path: Path) -> _Content:
     """What a file says, its parts checked one by one, not yet against each other."""
     try:
         with open(path, "rb") as file:
-            start = file.read(9)
+            start = file.read(START)
     except OSError as error:
         raise CheckpointError(f"cannot read {path}: {error.strerror or error}") from None
     if not start:
         raise CheckpointError(f"{path} is empty, not a checkpoint")
-    # What torch.save writes, now and long ago. A length of safetensors' header may begin alike; then comes a brace.
-    pickled = start.startswith((b"PK\x03\x04", b"\x80")) and start[8:] != b"{"
-    parts, state = _read_pickle(path) if pickled else _read_safetensors(path)
+    parts, state = _read_pickle(path) if pickled(start) else _read_safetensors(path)
     config, classes, metadata = (parts[key] for key in ("config", "classes", "metadata"))
     if not isinstance(config, dict) or not isinstance(metadata, dict):
         raise CheckpointError(f"{path} has a wrong header: `config` and `metadata` must be dictionaries")

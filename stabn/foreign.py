@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from stabn.checkpoint import START, pickled
 from stabn.model import DEPTHS, STABN
 
 PATIENCE = 20.0  # seconds that a server may be silent
@@ -46,9 +47,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
     """
     try:
         with open(path, "rb") as file:
-            start = file.read(4)
-        pickled = start.startswith((b"PK\x03\x04", b"\x80"))  # what torch.save writes, now and long ago
-        found = torch.load(path, map_location="cpu", weights_only=True) if pickled else load_file(path)
+            start = file.read(START)
+        found = torch.load(path, map_location="cpu", weights_only=True) if pickled(start) else load_file(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
     except Exception:  # a damaged or hostile file can raise anything
