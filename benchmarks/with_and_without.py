@@ -66,11 +66,10 @@ def clips(folder: Path, name: str, first: int, count: int) -> tuple[NDArray[np.u
     return np.load(path, mmap_mode="r"), labels
 
 
-def batch_of(source: NDArray[np.uint8], config: Config, numbers: NDArray[np.int64]) -> torch.Tensor:
-    """Clips of these numbers as the network takes them: what `STABN.preprocess` does to frames of the right size."""
-    mean, std = (torch.tensor(values)[:, None, None, None] for values in (config.mean, config.std))
+def batch_of(source: NDArray[np.uint8], network: STABN, numbers: NDArray[np.int64]) -> torch.Tensor:
+    """Clips of these numbers as the network takes them."""
     frames = torch.from_numpy(source[numbers]).permute(0, 4, 1, 2, 3).float()
-    return ((frames / 255 - mean) / std).contiguous(memory_format=torch.channels_last_3d)
+    return network.normalise(frames).contiguous(memory_format=torch.channels_last_3d)
 
 
 def run(name: str, seed: int, folder: Path, budget: dict[str, Any]) -> dict[str, Any]:
@@ -99,7 +98,7 @@ def run(name: str, seed: int, folder: Path, budget: dict[str, Any]) -> dict[str,
     begun = time.process_time() - seconds
     for step in tqdm(range(done, steps), desc=f"{name}, seed {seed}", initial=done, total=steps, disable=None):
         chosen = order[step * batch : (step + 1) * batch]
-        found = loss(network(batch_of(training, config, chosen)), torch.from_numpy(labels[chosen]))
+        found = loss(network(batch_of(training, network, chosen)), torch.from_numpy(labels[chosen]))
         optimizer.zero_grad()
         found.total.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0, error_if_nonfinite=True)
@@ -120,7 +119,7 @@ def run(name: str, seed: int, folder: Path, budget: dict[str, Any]) -> dict[str,
     right: dict[str, list[bool]] = {"logits": [], "attention_logits": []}
     with torch.inference_mode():
         for numbers in np.array_split(np.arange(budget["clips"]), max(1, budget["clips"] // 50)):
-            output = network(batch_of(source, config, numbers))._asdict()
+            output = network(batch_of(source, network, numbers))._asdict()
             for branch, values in right.items():
                 if output[branch] is not None:
                     values += (output[branch].argmax(1).numpy() == truth[numbers]).tolist()

@@ -41,7 +41,7 @@ from tqdm import tqdm
 from stabn import backbones, checkpoint
 from stabn.clips import Batch, Clips, collate
 from stabn.data import read
-from stabn.model import STABN, Config, Output, loss
+from stabn.model import STABN, Output, loss
 from stabn.train import (
     Options,
     UsageError,
@@ -87,12 +87,11 @@ class Plan(NamedTuple):
             yield from (part.tolist() for part in np.array_split(numbers, self.parts)[mine])
 
 
-def prepared(batch: Batch, config: Config, device: torch.device) -> tuple[Tensor, Tensor]:
+def prepared(batch: Batch, network: STABN, device: torch.device) -> tuple[Tensor, Tensor]:
     """Frames (N, 1, T, S, S, 3) uint8 RGB -> clips (N, 3, T, S, S) as the network takes them, channels last in memory;
     with their labels (N,)."""
     frames, labels = batch.frames.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True)
-    mean, std = (torch.tensor(value, device=device)[:, None, None, None] for value in (config.mean, config.std))
-    return (frames[:, 0].permute(0, 4, 1, 2, 3).float() / 255 - mean) / std, labels
+    return network.normalise(frames[:, 0].permute(0, 4, 1, 2, 3).float()), labels
 
 
 # ---------------------------------------------------------------------------------------------------- the figures
@@ -222,7 +221,7 @@ class Learner:
             chance = np.random.SeedSequence([self.plan.seed, step, first + index]).generate_state(1, np.uint64)
             torch.manual_seed(int(chance[0]))
             count = len(part.labels)
-            x, labels = prepared(part if count else self._empty(), self.network.config, device)
+            x, labels = prepared(part if count else self._empty(), self.network, device)
             last = index + 1 == len(parts)
             with nullcontext() if last else accelerator.no_sync(self.wrapped):
                 output = self.wrapped(x)
@@ -255,7 +254,7 @@ class Learner:
             for each in batch.problems:
                 problem(each)
             if len(batch.labels):
-                x, labels = prepared(batch, self.network.config, self.accelerator.device)
+                x, labels = prepared(batch, self.network, self.accelerator.device)
                 with self.accelerator.autocast():
                     output = self.network(x)
                 sums += figures(output, labels)

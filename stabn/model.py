@@ -551,11 +551,14 @@ class STABN(
             if frame.shape[2:] != size:
                 frame = F.interpolate(frame, size, mode="bilinear", align_corners=False, antialias=True)
             clip[t] = frame[0]
-        mean, std = (clip.new_tensor(values)[:, None, None] for values in (self.config.mean, self.config.std))
-        clip = (clip / 255 - mean) / std
-        if self.config.variant == "published":
-            clip = clip.flip(1)
-        return clip.transpose(0, 1)[None].contiguous()
+        return self.normalise(clip.transpose(0, 1)[None]).contiguous()
+
+    def normalise(self, clips: Tensor) -> Tensor:
+        """Float clips (N, 3, T, S, S) of RGB values in 0..255 -> as the network takes them: values to 0..1, minus mean,
+        over std; the published variant then has the channels in the order BGR. The order in memory stays."""
+        mean, std = (clips.new_tensor(values)[:, None, None, None] for values in (self.config.mean, self.config.std))
+        clips = (clips / 255 - mean) / std
+        return clips.flip(1) if self.config.variant == "published" else clips
 
     def seen(self, height: int, width: int) -> Box:
         """The part of a height x width frame that reaches the network, in that frame's pixels."""

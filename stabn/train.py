@@ -401,12 +401,11 @@ def train(options: Options) -> None:
         worker_init_fn=one_thread,
         generator=torch.Generator(),  # else it draws from the stream of chance that dropout resumes
     )
-    mean, std = (torch.tensor(v, device=device)[:, None, None, None] for v in (config.mean, config.std))
     network.train()
     begun, sums = time.perf_counter() - seconds, defaultdict[str, list[float]](list)
     progress = tqdm(loader, total=options.steps, initial=step, unit="step", disable=None)
     for frames, labels in progress:
-        clips = (frames.to(device).permute(0, 4, 1, 2, 3).float() / 255 - mean) / std
+        clips = network.normalise(frames.to(device).permute(0, 4, 1, 2, 3).float())
         clips, labels = clips.contiguous(memory_format=torch.channels_last_3d), labels.to(device)
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, options)

@@ -26,7 +26,7 @@ import stabn
 from stabn import engine, train
 from stabn.clips import Batch
 from stabn.engine import FIGURES, PARTS, Learner, Plan, Statistics, told
-from stabn.model import Config, Output
+from stabn.model import STABN, Config, Output
 from stabn.train import RECIPE, Options, UsageError
 
 CLASSES = ["blue", "green", "red"]
@@ -137,6 +137,7 @@ class Linear(nn.Module):
     """A network without batch norm, whose gradient over parts must be that over all clips."""
 
     config = Config(classes=3, frames=4, size=16, pool=False)
+    normalise = STABN.normalise
 
     def __init__(self) -> None:
         super().__init__()
