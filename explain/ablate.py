@@ -8,23 +8,18 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import platform
 import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
 
 from explain.cli import UsageError
-from explain.runs import Folder, StudyOptions, command, option
-from stabn import __version__
+from explain.runs import Folder, Record, StudyOptions, command, option
 
 PROGRAM = "stabn-ablate"
 
@@ -62,55 +57,31 @@ def run(options: Options) -> dict[str, Any]:
     folder.check()
 
     from explain import inversion, labelled
-    from stabn.checkpoint import weights_hash
 
     model, source = labelled.opened(options)
     if missing := set(rows) - set(inversion.rows_of(model.config.attention)):
         has = model.config.attention
         what = "spatial" if "spatial" in missing else "temporal"
         raise UsageError(f"the network has no {what} attention to invert: pass --invert {has}")
-    study = {
-        "program": PROGRAM,
-        "weights": weights_hash(model),
-        "config": repr(model.config),  # the same tensors may be used otherwise
-        "data": source.told,
-        "rows": rows,
-        "segments": options.segments,
-    }
-    finished, done = folder.begin(study, source.numbers, options.overwrite)
-    if finished:
-        return finished
     asked = inversion.conditions(rows)
-    pending = [number for number in source.numbers if number not in done]
-    batches = labelled.studied(partial(inversion.look, asked=asked), model, source, pending, options)
-    records = folder.collect(batches, done, len(source.numbers), options.quiet)
-    skipped = [record for record in records if "skipped" in record]
-    result = {
-        "study": study,
-        "version": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "checkpoint": options.checkpoint,
-        "frames": model.config.frames,
-        "clips": len(records) - len(skipped),
-        "skipped": [{"clip": each["clip"], "reason": each["skipped"]} for each in skipped],
-        **inversion.summarise(records, asked, model.classes),
-        "published": {
-            "network": inversion.PUBLISHED_NETWORK,
-            "figure": "top-1 in percent, of the rows none, spatial, temporal, both",
-            **{name: list(values) for name, values in inversion.PUBLISHED.items()},
-        },
-        "passes": {"extract": 1, "attend": 1, "perceive": len(asked)},  # for a batch
-        "options": {"batch": options.batch, "workers": options.workers, "processes": options.processes},
-        "device": str(next(model.parameters()).device),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("torch", "numpy", "av", "matplotlib")},
-        },
-    }
-    folder.write("ablation.csv", _csv(result).encode())
-    folder.write("ablation.png", chart(result))
-    folder.write("ablation.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
-    folder.partial.unlink()
+
+    def summarise(records: list[Record]) -> dict[str, Any]:
+        return {
+            **inversion.summarise(records, asked, model.classes),
+            "published": {
+                "network": inversion.PUBLISHED_NETWORK,
+                "figure": "top-1 in percent, of the rows none, spatial, temporal, both",
+                **{name: list(values) for name, values in inversion.PUBLISHED.items()},
+            },
+            "passes": {"extract": 1, "attend": 1, "perceive": len(asked)},  # for a batch
+        }
+
+    look = partial(inversion.look, asked=asked)
+    result, made = labelled.study(options, folder, model, source, look, summarise, rows=rows)
+    if made:
+        folder.write("ablation.csv", _csv(result).encode())
+        folder.write("ablation.png", chart(result))
+        folder.finish(result)
     return result
 
 

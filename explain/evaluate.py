@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import csv
 import io
-import json
-import platform
 import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,7 +20,6 @@ import tyro
 
 from explain.ablate import data_name
 from explain.runs import Folder, Record, StudyOptions, command, option
-from stabn import __version__
 
 if TYPE_CHECKING:
     from stabn.clips import Item
@@ -65,50 +60,22 @@ def run(options: Options) -> dict[str, Any]:
     folder.check()
 
     from explain import inversion, labelled
-    from stabn.checkpoint import weights_hash
 
     model, source = labelled.opened(options)
-    study = {
-        "program": PROGRAM,
-        "weights": weights_hash(model),
-        "config": repr(model.config),  # the same tensors may be used otherwise
-        "data": source.told,
-        "segments": options.segments,
+    published = {
+        "source": f"{inversion.PUBLISHED_SOURCE}; not measured here",
+        "network": f"ST-ABN, {inversion.PUBLISHED_NETWORK}",
+        "figure": "top-1 in percent",
+        **{name: rows[list(inversion.ROWS).index("none")] for name, rows in inversion.PUBLISHED.items()},
     }
-    finished, done = folder.begin(study, source.numbers, options.overwrite)
-    if finished:
-        return finished
-    pending = [number for number in source.numbers if number not in done]
-    batches = labelled.studied(look, model, source, pending, options)
-    records = folder.collect(batches, done, len(source.numbers), options.quiet)
-    skipped = [record for record in records if "skipped" in record]
-    result = {
-        "study": study,
-        "version": __version__,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "checkpoint": options.checkpoint,
-        "frames": model.config.frames,
-        "clips": len(records) - len(skipped),
-        "skipped": [{"clip": each["clip"], "reason": each["skipped"]} for each in skipped],
-        **summarise(records, model.classes),
-        "published": {
-            "source": f"{inversion.PUBLISHED_SOURCE}; not measured here",
-            "network": f"ST-ABN, {inversion.PUBLISHED_NETWORK}",
-            "figure": "top-1 in percent",
-            **{name: rows[list(inversion.ROWS).index("none")] for name, rows in inversion.PUBLISHED.items()},
-        },
-        "options": {"batch": options.batch, "workers": options.workers, "processes": options.processes},
-        "device": str(next(model.parameters()).device),
-        "versions": {
-            "python": platform.python_version(),
-            **{name: metadata.version(name) for name in ("torch", "numpy", "av", "matplotlib")},
-        },
-    }
-    folder.write("evaluation.csv", _csv(result).encode())
-    folder.write("confusion.csv", _confusion_csv(result).encode())
-    folder.write("evaluation.png", chart(result))
-    folder.write("evaluation.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
-    folder.partial.unlink()
+    result, made = labelled.study(
+        options, folder, model, source, look, lambda found: summarise(found, model.classes) | {"published": published}
+    )
+    if made:
+        folder.write("evaluation.csv", _csv(result).encode())
+        folder.write("confusion.csv", _confusion_csv(result).encode())
+        folder.write("evaluation.png", chart(result))
+        folder.finish(result)
     return result
 
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from torch.utils.data import DataLoader
 from explain import runs
 from explain.cli import UsageError
 from explain.models import Classifier, classifier
-from stabn import checkpoint, synthetic
+from stabn import __version__, checkpoint, synthetic
 from stabn.clips import Clips, Item, segmented
 from stabn.data import read
 from stabn.model import STABN
@@ -89,6 +92,7 @@ class Videos:
 
 
 Source = Generated | Videos
+LookAt = Callable[[STABN, Sequence[Item]], list[runs.Record]]  # a record for each clip; it can be pickled
 
 
 def opened(options: runs.StudyOptions) -> tuple[STABN, Source]:
@@ -104,9 +108,54 @@ def opened(options: runs.StudyOptions) -> tuple[STABN, Source]:
         raise UsageError(f"{error}{advice}") from None
 
 
-# ----------------------------------------------------------------------------------------------- looking at clips
+def study(
+    options: runs.StudyOptions,
+    folder: runs.Folder,
+    model: STABN,
+    source: Source,
+    look: LookAt,
+    summarise: Callable[[list[runs.Record]], dict[str, Any]],
+    **decides: Any,
+) -> tuple[dict[str, Any], bool]:
+    """What a study gives, ready for JSON, and whether it was made now (False: found finished).
 
-LookAt = Callable[[STABN, Sequence[Item]], list[runs.Record]]  # a record for each clip; it can be pickled
+    Each clip that the folder has no record of is looked at; `summarise` tells the figures from the records of all.
+    `decides` is what else decides about the records. Raises UsageError, and ValueError if no clip can be read.
+    """
+    known = {
+        "program": folder.program,
+        "weights": checkpoint.weights_hash(model),
+        "config": repr(model.config),  # the same tensors may be used otherwise
+        "data": source.told,
+        **decides,
+        "segments": options.segments,
+    }
+    finished, done = folder.begin(known, source.numbers, options.overwrite)
+    if finished:
+        return finished, False
+    pending = [number for number in source.numbers if number not in done]
+    batches = studied(look, model, source, pending, options)
+    records = folder.collect(batches, done, len(source.numbers), options.quiet)
+    skipped = [record for record in records if "skipped" in record]
+    return {
+        "study": known,
+        "version": __version__,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "checkpoint": options.checkpoint,
+        "frames": model.config.frames,
+        "clips": len(records) - len(skipped),
+        "skipped": [{"clip": each["clip"], "reason": each["skipped"]} for each in skipped],
+        **summarise(records),
+        "options": {"batch": options.batch, "workers": options.workers, "processes": options.processes},
+        "device": str(next(model.parameters()).device),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: metadata.version(name) for name in ("torch", "numpy", "av", "matplotlib")},
+        },
+    }, True
+
+
+# ----------------------------------------------------------------------------------------------- looking at clips
 
 
 def looked(

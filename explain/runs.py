@@ -173,6 +173,11 @@ class Folder:
         self.write(self.partial.name, "".join(json.dumps(each) + "\n" for each in (study, *records.values())).encode())
         return None, records
 
+    def finish(self, result: dict[str, Any]) -> None:
+        """Writes the result, which is the last of its files, and removes the records."""
+        self.write(f"{self.name}.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
+        self.partial.unlink()
+
     def collect(self, batches: Batches, records: dict[int, Record], total: int, quiet: bool) -> list[Record]:
         """All records in the order of clips, those of `batches` kept as they come, beside a progress bar.
 

@@ -428,7 +428,7 @@ class TestCommand:
         assert run("--clips", 3, "--json") == 0
         first = capsys.readouterr()
         assert json.loads(first.out) == result(tmp_path / "out")
-        monkeypatch.setattr(inversion, "look", None)
+        monkeypatch.setattr(inversion, "look", pytest.fail)  # no clip is looked at again
         assert run("--clips", 3, "--json", "--batch", 2) == 0
         assert capsys.readouterr().out == first.out
         assert run("--clips", 3, "--quiet") == 0
