@@ -103,6 +103,8 @@ class Overlay:
         self._top = 0 if self._head is None else self._head.height
         self._step = tall + bands[0].height + self._gap
         self.height = self._top + -(-len(explanations) // self._columns) * self._step - self._gap
+        self._blank = np.empty((self.height, self.width, 3), np.uint8)
+        self._blank[:] = NIGHT  # once: filling with a colour takes 40 times as long as a copy
 
     def heated(self, frame: Picture, seconds: float) -> list[Picture]:
         """For each explanation the source frame of that moment with its heat, at the size of a panel."""
@@ -122,8 +124,7 @@ class Overlay:
 
     def under(self, heated: Sequence[Picture], seconds: float) -> Picture:
         """The pictures that `heated` gave, on the canvas with the bands under them."""
-        canvas = np.empty((self.height, self.width, 3), np.uint8)
-        canvas[:] = NIGHT
+        canvas = self._blank.copy()
         if self._head is not None:
             canvas[: self._top] = self._head.draw(seconds)
         tall, wide = self._picture

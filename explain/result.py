@@ -24,13 +24,15 @@ import secrets
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -54,7 +56,10 @@ from stabn.video import Clip, VideoError, VideoInfo, VideoWriter, iter_frames, p
 
 PROGRAM = "stabn-explain"
 FIGURE_FRAMES = 8  # as many as are readable side by side on a page
+AHEAD = 4  # frames between two stages: enough to bridge a keyframe, few in memory
+_END = object()
 
+T = TypeVar("T")
 Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # (items, how many, what is done with them)
 
 
@@ -136,7 +141,8 @@ def explain_video(
 
 
 class Stages:
-    """Seconds spent in each stage: `with stages("decode"): ...`; a stage may be entered many times."""
+    """Seconds spent in each stage: `with stages("decode"): ...`; a stage may be entered many times, by one thread at a
+    time. Stages that overlap add up to more than the time that passes."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(("decode", "network", "render", "encode"), 0.0)
@@ -148,6 +154,31 @@ class Stages:
             yield
         finally:
             self.seconds[stage] += time.perf_counter() - start
+
+    def each(self, stage: str, items: Iterator[T]) -> Generator[T, None, None]:
+        """The items; making them is the stage."""
+        while True:
+            with self(stage):
+                item = next(items, _END)
+            if item is _END:
+                return
+            yield item  # type: ignore[misc]
+
+
+def ahead(items: Generator[T, None, None]) -> Generator[T, None, None]:
+    """The items, made in a thread of their own, at most `AHEAD` of them before they are asked for.
+
+    Whoever may stop early closes it, which ends the thread and closes `items`.
+    """
+    with closing(items), ThreadPoolExecutor(1) as worker:
+        waiting = deque(worker.submit(next, items, _END) for _ in range(AHEAD))
+        try:
+            while (item := waiting.popleft().result()) is not _END:
+                waiting.append(worker.submit(next, items, _END))
+                yield item  # type: ignore[misc]
+        finally:
+            for each in waiting:
+                each.cancel()
 
 
 @dataclass(frozen=True)
@@ -269,7 +300,8 @@ def _draw(
 ) -> None:
     """The overlay, in one pass over the source's frames, and the pictures with the sampled ones among them.
 
-    `folder` gets what all methods share, `folders` what is of one.
+    Frames are decoded, drawn and encoded in three threads: FFmpeg, OpenCV and numpy let each other run. `folder` gets
+    what all methods share, `folders` what is of one.
     """
     explanations = list(found.explanations.values())
     overlay = render.Overlay(explanations, info.duration)
@@ -281,29 +313,36 @@ def _draw(
         for each in folders.values():
             (each / "frames").mkdir()
     done = 0  # of the sampled frames
-    source = iter(progress(iter_frames(info), info.frame_count, "frames"))
-    with VideoWriter(folder / "overlay.mp4", overlay.width, overlay.height, audio_from=info) as writer:
-        while True:
-            with stages("decode"):
-                item = next(source, None)
-            if item is None:
-                break
-            seconds, frame = item
-            with stages("render"):
-                heated = overlay.heated(frame, seconds)
-                canvas = overlay.under(heated, seconds)
-                while done < len(times) and seconds >= times[done] - 1e-6:
-                    if done in shown:
-                        thumbnails.append((render.thumbnail(frame), float(times[done])))
-                    if frames_png:
-                        for each, picture in zip(folders.values(), heated, strict=True):
-                            Image.fromarray(picture).save(each / "frames" / f"{indices[done]:06d}.png")
-                    done += 1
+
+    last: tuple[float, render.Picture]
+
+    def drawn() -> Generator[tuple[float, render.Picture], None, None]:
+        nonlocal done, last
+        with closing(ahead(stages.each("decode", iter_frames(info)))) as source:
+            for seconds, frame in source:
+                with stages("render"):
+                    last = seconds, frame
+                    heated = overlay.heated(frame, seconds)
+                    canvas = overlay.under(heated, seconds)
+                    while done < len(times) and seconds >= times[done] - 1e-6:
+                        if done in shown:
+                            thumbnails.append((render.thumbnail(frame), float(times[done])))
+                        if frames_png:
+                            for each, picture in zip(folders.values(), heated, strict=True):
+                                Image.fromarray(picture).save(each / "frames" / f"{indices[done]:06d}.png")
+                        done += 1
+                yield seconds, canvas
+
+    with (
+        VideoWriter(folder / "overlay.mp4", overlay.width, overlay.height, audio_from=info) as writer,
+        closing(ahead(drawn())) as canvases,
+    ):
+        for seconds, canvas in progress(canvases, info.frame_count, "frames"):
             with stages("encode"):
                 writer.write(canvas, seconds)
     with stages("render"):
         # A damaged video may end before its first sampled frame comes up again.
-        pictures, seconds_shown = zip(*thumbnails or [(render.thumbnail(frame), seconds)], strict=True)
+        pictures, seconds_shown = zip(*thumbnails or [(render.thumbnail(last[1]), last[0])], strict=True)
         render.figure(explanations, pictures, seconds_shown, found.scores, folder / "figure.png")
         for method, explanation in found.explanations.items():
             render.temporal(explanation, info.duration, folders[method] / "temporal.png")
