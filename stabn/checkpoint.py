@@ -21,6 +21,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from stabn import published
 from stabn.model import STABN, Config
@@ -81,6 +82,20 @@ def save(model: STABN, path: str | os.PathLike[str], dtype: torch.dtype | None =
         temporary.unlink(missing_ok=True)  # gone already when all went well
 
 
+class _Unfilled(TorchFunctionMode):
+    """Networks are built without their first weights. To fill those on the meta device, where there is nothing to fill,
+    PyTorch would import its compiler: 2 s and 160 MB."""
+
+    def __torch_function__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        options = kwargs or {}
+        fills = function in (Tensor.normal_, Tensor.uniform_, torch.eye)
+        if fills or getattr(function, "__module__", "") == "torch.nn.init":
+            return next(each for each in (*args, *options.values()) if isinstance(each, Tensor))
+        return function(*args, **options)
+
+
 def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu") -> STABN:
     """A bundled network by name ("synthetic") or one from a file, in eval mode and float32.
 
@@ -97,7 +112,7 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
     try:
         if sum(config.layers) > len(state):  # before a wrong number builds a million layers
             raise ValueError(f"{len(state)} tensors are too few for {config.layers} blocks")
-        with torch.device("meta"):  # shapes only: nothing is allocated before they are known to fit
+        with torch.device("meta"), _Unfilled():  # shapes only: nothing is allocated before they are known to fit
             model = STABN(config, content.classes, content.metadata)
     except (ValueError, TypeError, RuntimeError, OverflowError) as error:
         raise CheckpointError(f"{path} cannot be loaded: {_line(error)}") from None

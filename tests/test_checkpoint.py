@@ -2,6 +2,8 @@ import json
 import os
 import pickle
 import struct
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -327,6 +329,13 @@ def test_bundled_names_and_unknown_ones(tmp_path, monkeypatch):
         load("large")
     with pytest.raises(CheckpointError, match="is a folder, a checkpoint is a file"):
         load(tmp_path)
+
+
+def test_loading_imports_no_compiler():
+    """It would take longer than all the rest of the start."""
+    program = "import stabn, sys; stabn.load('synthetic'); print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_devices_are_checked(path):

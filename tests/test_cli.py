@@ -11,8 +11,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ import explain.render
 import explain.result
 from explain.cli import UsageError, find_videos, folder_names, main
 from explain.core import place
+from explain.result import AHEAD, ahead
 from stabn import __version__
 from stabn.checkpoint import save, weights_hash
 from stabn.model import STABN, Config
@@ -546,6 +548,41 @@ class TestStanding:
         assert (tmp_path / "viz/c").read_text() == "mine"
 
 
+class TestAhead:
+    """`ahead`, which overlaps the stages of the overlay."""
+
+    def test_items_come_in_order_and_few_are_made_before_they_are_taken(self) -> None:
+        made: list[int] = []
+        early = []
+        for taken, item in enumerate(ahead(made.append(k) or k for k in range(20))):
+            early.append(len(made) - taken - 1)
+            assert item == taken
+        assert made == list(range(20))
+        assert 0 <= max(early) <= AHEAD
+
+    def test_an_error_comes_after_the_items_before_it(self) -> None:
+        items = ahead(6 // (2 - k) for k in range(4))
+        assert [next(items), next(items)] == [3, 6]
+        with pytest.raises(ZeroDivisionError):
+            next(items)
+
+    def test_closing_it_closes_its_source_and_ends_its_thread(self) -> None:
+        before, closed = threading.active_count(), []
+
+        def source() -> Generator[int, None, None]:
+            try:
+                yield from range(1000)
+            finally:
+                closed.append(True)
+
+        items = ahead(source())
+        assert next(items) == 0
+        assert threading.active_count() == before + 1
+        items.close()
+        assert closed == [True]
+        assert threading.active_count() == before
+
+
 class TestNothingHalfMade:
     @pytest.mark.parametrize("error", [RuntimeError("out of paper"), KeyboardInterrupt(), OSError(28, "disk full")])
     @pytest.mark.parametrize("stage", ["figure", "Overlay"])
@@ -592,6 +629,25 @@ class TestNothingHalfMade:
         assert run(source, "--overwrite") == 1
         assert listing(tmp_path / "viz") == ["a"]
         assert {path: path.read_bytes() for path in (tmp_path / "viz/a").iterdir()} == before
+
+    @pytest.mark.parametrize(("part", "error"), [("heated", OSError(28, "disk full")), ("under", KeyboardInterrupt())])
+    def test_what_goes_wrong_in_a_thread_ends_all_of_them(
+        self,
+        run: Callable[..., int],
+        make_video: Make,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        part: str,
+        error: BaseException,
+    ) -> None:
+        def fail(*args: object) -> None:
+            raise error
+
+        before = threading.active_count()
+        monkeypatch.setattr(explain.render.Overlay, part, fail)
+        assert run(make_video("a.mp4")) == (130 if isinstance(error, KeyboardInterrupt) else 1)
+        assert listing(tmp_path / "viz") == []
+        assert threading.active_count() == before
 
     def test_an_old_result_comes_back_if_the_new_one_cannot_take_its_place(
         self,
