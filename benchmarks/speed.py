@@ -1,4 +1,4 @@
-"""What an explanation costs: ratios taken in one run, and the stages of `stabn-explain` on a 10 s 1080p video.
+"""What an explanation costs beside the bare forward pass: ratios taken in one run. `performance.py` has whole videos.
 
 `python benchmarks/speed.py` (a few minutes on two cores; `--networks compact` leaves the ResNet-50 out). In each
 round every candidate runs once, in turn, so that a drifting machine touches all of them alike; a ratio is the
@@ -6,12 +6,7 @@ median over the rounds of the time divided by the bare forward pass's time of th
 """
 
 import argparse
-import json
-import resource
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -91,33 +86,17 @@ def network(name: str, config: Config, rounds: int) -> None:
     print(f"  {explanation / plain:6.3f}  an explanation against the same backbone without the branch")
 
 
-def video(path: Path, length: int = 10, fps: int = 30) -> None:
-    """A 1080p H.264 video of a generated scene, moved and noisy as a camera's picture is."""
+def video(path: Path, length: float = 10, fps: float = 30, width: int = 1920, height: int = 1080) -> None:
+    """An H.264 video of a generated scene, moved and noisy as a camera's picture is."""
     frames = generate(2, 16, 240).frames
     rng = np.random.default_rng(0)
-    noise = rng.integers(-6, 7, (1080, 1920, 3)).astype(np.int16)
-    with VideoWriter(path, 1920, 1080) as writer:
-        for k in range(length * fps):
-            small = frames[k * 16 // (length * fps)]
-            picture = small.repeat(8, 1).repeat(5, 0)[:1080, :1920].astype(np.int16)
+    noise = rng.integers(-6, 7, (height, width, 3)).astype(np.int16)
+    across, down = -(-width // 240), -(-height // 240)
+    with VideoWriter(path, width, height) as writer:
+        for k in range(count := round(length * fps)):
+            small = frames[k * 16 // count]
+            picture = small.repeat(across, 1).repeat(down, 0)[:height, :width].astype(np.int16)
             writer.write(np.clip(picture + np.roll(noise, 7 * k, 1), 0, 255).astype(np.uint8), k / fps)
-
-
-def stages() -> None:
-    """Prints the stages of `stabn-explain` on a 10 s 1080p video, and the memory of its process at the peak."""
-    with tempfile.TemporaryDirectory() as folder:
-        source, out = Path(folder, "clip.mp4"), Path(folder, "viz")
-        video(source)
-        command = [sys.executable, "-m", "explain.cli", str(source), "--out", str(out), "--quiet"]
-        start = time.perf_counter()
-        subprocess.run(command, check=True)
-        total = time.perf_counter() - start
-        peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**20 if sys.platform != "darwin" else 2**30)
-        timings = json.loads((out / "clip" / "manifest.json").read_text())["timings"]
-    print("\nstabn-explain, 10 s of 1080p at 30 frames/s")
-    for stage, took in timings.items():
-        print(f"  {took:7.2f} s  {stage}")
-    print(f"  {total:7.2f} s  whole process, start and imports included; {peak:.2f} GiB at the peak")
 
 
 def main() -> None:
@@ -131,7 +110,6 @@ def main() -> None:
     print(f"torch {torch.__version__}, {options.threads} threads, float32 on a CPU")
     for name in options.networks:
         network(name, NETWORKS[name], options.rounds or (40 if name == "compact" else 5))
-    stages()
 
 
 if __name__ == "__main__":
