@@ -29,6 +29,7 @@ Scores = Mapping[str, Mapping[str, Any]]  # name: {"value", "random", "better", 
 MIN_WIDTH = 320  # pixels; a smaller picture is enlarged by a whole factor, so that the text under it can be read
 ALL_WIDTH = 1920  # pixels, about, of several pictures side by side
 OPACITY = 0.85  # of the strongest heat
+PNG = {"compress_level": 4}  # takes half the time of the usual 6, for files 3 % larger
 NIGHT, INK, MUTED, LINE = (11, 16, 30), (241, 245, 249), (148, 163, 184), (51, 65, 85)
 BAR, ACTIVE, AMBER = (79, 84, 205), (165, 180, 252), (251, 191, 36)
 
@@ -456,7 +457,7 @@ def figure(
     for k, words in enumerate(below):
         text(margin, y_text + line * k, words, fontsize=8, color="0.35", va="top")
     table.draw(text, 0.2, y_table)
-    drawing.savefig(path)
+    drawing.savefig(path, pil_kwargs=PNG)
 
 
 def _weight(axes: Axes, explanation: Explanation, seconds: float) -> None:
@@ -575,7 +576,7 @@ def temporal(explanation: Explanation, duration: float, path: Path | str) -> Non
     if explanation.peak() is None:
         words += "\nalmost flat: no moment stands out"
     axes.set_title(words, fontsize=10, fontweight="bold", loc="left", parse_math=False)
-    drawing.savefig(path)
+    drawing.savefig(path, pil_kwargs=PNG)
 
 
 def thumbnail(picture: Picture, side: int = 480) -> Picture:

@@ -329,7 +329,8 @@ def _draw(
                             thumbnails.append((render.thumbnail(frame), float(times[done])))
                         if frames_png:
                             for each, picture in zip(folders.values(), heated, strict=True):
-                                Image.fromarray(picture).save(each / "frames" / f"{indices[done]:06d}.png")
+                                target = each / "frames" / f"{indices[done]:06d}.png"
+                                Image.fromarray(picture).save(target, **render.PNG)
                         done += 1
                 yield seconds, canvas
 
