@@ -229,8 +229,8 @@ def end_to_end(jobs: list[str], rounds: int | None) -> Found:
                 "the usual parts, MPEG-4 by OpenCV": (__file__, "--peer", source, folder / "c.mp4", state, "mp4v"),
                 "`stabn-explain`, the bundled network": ours(source, folder / "d"),
             }
-            if key == "long":  # it takes minutes, and the short ones tell how the two codecs differ
-                del candidates["the usual parts, MPEG-4 by OpenCV"]
+            if key == "long":  # it takes minutes, and the short ones tell the rest
+                candidates = dict(list(candidates.items())[:2])
             costs: dict[str, list[Found]] = {name: [] for name in candidates}
             for number in range(rounds or job.rounds):
                 order = list(candidates.items())
@@ -414,7 +414,7 @@ def tell_encoder(found: Found) -> list[str]:
             f"{each['bytes'] / 1024:,.0f}",
             f"{each['psnr']:.1f}",
         )
-        chosen = (each["preset"], each["crf"]) == ("veryfast", 23)
+        chosen = (each["preset"], each["crf"]) == ("superfast", 26)
         lines.append("| " + " | ".join(f"**{cell}**" if chosen else cell for cell in row) + " |")
     return lines
 

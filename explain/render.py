@@ -53,7 +53,8 @@ def blend(
     low, high = scale
     levels = np.clip((values - low) * (255 / (high - low or 1)) + 0.5, 0, 255).astype(np.uint8)
     paint, keep = _paint(signed)
-    kept = cv2.multiply(part, cv2.resize(keep.take(levels, 0), size), scale=1 / 255)
+    shares = cv2.cvtColor(cv2.resize(keep.take(levels), size), cv2.COLOR_GRAY2RGB)
+    kept = cv2.multiply(part, shares, scale=1 / 255)
     mixed = np.asarray(cv2.add(kept, cv2.resize(paint.take(levels, 0), size)), np.uint8)
     if mixed.shape == picture.shape:
         return mixed
@@ -64,11 +65,11 @@ def blend(
 
 @lru_cache(maxsize=2)
 def _paint(signed: bool) -> tuple[Picture, Picture]:
-    """(256, 3) each level's colour times its opacity, and (256, 3) what it leaves of the picture, 0..255."""
+    """(256, 3) each level's colour times its opacity, and (256,) what it leaves of the picture, 0..255."""
     strength = np.abs(np.linspace(-1, 1, 256)) if signed else np.linspace(0, 1, 256)
     alpha = OPACITY * strength[:, None] ** 1.5  # the middle of the scale must not bury the picture
     paint = np.round(255 * alpha * _colours(signed)).astype(np.uint8)
-    return paint, np.round(255 * np.repeat(1 - alpha, 3, 1)).astype(np.uint8)
+    return paint, np.round(255 * (1 - alpha[:, 0])).astype(np.uint8)
 
 
 def _colours(signed: bool) -> Floats:
@@ -666,7 +667,7 @@ def _edges(times: NDArray[np.float64], duration: float) -> NDArray[np.float64]:
 def _legend(signed: bool) -> Picture:
     """(256, 3): the colours of `blend` from low to high, as over a grey picture."""
     paint, keep = _paint(signed)
-    return np.asarray(paint + keep * 0.6, np.uint8)
+    return np.asarray(paint + keep[:, None] * 0.6, np.uint8)
 
 
 @lru_cache(maxsize=16)

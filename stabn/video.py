@@ -274,8 +274,8 @@ class VideoWriter:
         height: int,
         *,
         audio_from: PathLike | VideoInfo | None = None,
-        crf: int = 23,  # a lower one or a slower preset costs much more time than it improves the picture
-        preset: str = "veryfast",  # a faster one makes files several times larger
+        crf: int = 26,  # chosen with the preset, by the table in docs/performance.md
+        preset: str = "superfast",
     ) -> None:
         self.path, self.width, self.height = os.fsdecode(path), width, height
         if width < 1 or height < 1 or width * height > MAX_PIXELS:
