@@ -29,18 +29,20 @@ NETWORKS = {
 }
 
 
-def ratios(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, tuple[float, float]]:
+def ratios(
+    candidates: dict[str, Callable[[], object]], rounds: int, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, tuple[float, float]]:
     """Median seconds of each candidate, and the median of its ratio to the first one.
 
     What takes more than `SLOW` times as long as the first one runs in the first two rounds only.
     """
-    warm = {name: seconds(run) for name, run in candidates.items()}
+    warm = {name: seconds(run, clock) for name, run in candidates.items()}
     slow = {name for name in candidates if warm[name] > SLOW * warm[next(iter(warm))]}
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for number in range(rounds):
         order = [(name, run) for name, run in candidates.items() if number < 2 or name not in slow]
         for name, run in order[number % len(order) :] + order[: number % len(order)]:  # whoever comes first differs
-            times[name].append(seconds(run))
+            times[name].append(seconds(run, clock))
     first = next(iter(times.values()))
     return {
         name: (statistics.median(own), statistics.median(a / b for a, b in zip(own, first, strict=False)))
@@ -48,10 +50,10 @@ def ratios(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str
     }
 
 
-def seconds(run: Callable[[], object]) -> float:
-    start = time.perf_counter()
+def seconds(run: Callable[[], object], clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
     run()
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def network(name: str, config: Config, rounds: int) -> None:
