@@ -275,6 +275,16 @@ def tell_end_to_end(found: Found) -> list[str]:
                 ratio = f"{over[0]:.1f} ({over[1]:.1f})"
             cpu, peak = (median(one[what] for one in each) for what in ("cpu", "peak"))
             lines.append(f"| {name} | {whole:.1f} ({inside:.1f}) | {ratio} | {cpu:.1f} | {peak:,.0f} |")
+    starts = [one["seconds"] - one["open"] for costs in found.values() for one in next(iter(costs.values()))]
+    lines += [
+        "",
+        *prose(
+            f"The aim was 2. What keeps whole processes from it is the start, {median(starts):.1f} s of ours here and",
+            "much the same on the other side: PyTorch and torchvision are imported, the network is built, filled and",
+            "tried. A network's first Grad-CAM also makes three passes, two of them to find the layer, as",
+            "pytorch-grad-cam always does; in 3 s of 240p that is most of what is left.",
+        ),
+    ]
     return lines
 
 
@@ -597,8 +607,8 @@ def network(rounds: int) -> Found:
 def tell_network(found: Found) -> list[str]:
     lines = [
         *prose(
-            "One forward pass in one thread, CPU time, medians of interleaved runs. Beside each how far its answer is from",
-            "that of the first row: the largest difference of a probability, and of a value of M_s or M_t.",
+            "One forward pass in one thread, CPU time, medians of interleaved runs. Beside each how far its answer is",
+            "from that of the first row: the largest difference of a probability, and of a value of M_s or M_t.",
         ),
         "",
         "| | ms | over the first | first call, s | probability | maps |",

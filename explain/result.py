@@ -313,7 +313,6 @@ def _draw(
         for each in folders.values():
             (each / "frames").mkdir()
     done = 0  # of the sampled frames
-
     last: tuple[float, render.Picture]
 
     def drawn() -> Generator[tuple[float, render.Picture], None, None]:

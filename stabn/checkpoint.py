@@ -92,7 +92,9 @@ class _Unfilled(TorchFunctionMode):
         options = kwargs or {}
         fills = function in (Tensor.normal_, Tensor.uniform_, torch.eye)
         if fills or getattr(function, "__module__", "") == "torch.nn.init":
-            return next(each for each in (*args, *options.values()) if isinstance(each, Tensor))
+            for each in (*args, *options.values()):
+                if isinstance(each, Tensor):
+                    return each
         return function(*args, **options)
 
 

@@ -321,7 +321,7 @@ class VideoWriter:
             self._encode()
         if self.height % 2 or self.width % 2:
             frame = np.pad(frame, ((0, self.height % 2), (0, self.width % 2), (0, 0)), mode="edge")
-        # not a copy of `frame`; the picture that is held is one
+        # `frame` is only lent: what is held is the picture that `reformat` makes of it
         self._held = av.VideoFrame.from_numpy_buffer(np.ascontiguousarray(frame), "rgb24").reformat(
             format="yuv420p", dst_colorspace="ITU709", src_color_range="JPEG", dst_color_range="MPEG"
         )

@@ -49,6 +49,16 @@ def test_the_tables_are_those_of_the_bundled_weights():
             assert tables.written(text, name, table()) == text
 
 
+def test_the_document_of_performance_is_what_was_measured():
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        import performance
+    finally:
+        sys.path.pop(0)
+    kept = json.loads(performance.KEPT.read_text("utf-8"))
+    assert performance.document(kept) == performance.DOCUMENT.read_text("utf-8")
+
+
 def test_bundled_weights_are_small_and_name_no_place_of_the_machine_they_come_from():
     for file in (ROOT / "checkpoints").glob("*.safetensors"):
         assert file.stat().st_size < 12e6
