@@ -29,7 +29,7 @@ Scores = Mapping[str, Mapping[str, Any]]  # name: {"value", "random", "better", 
 MIN_WIDTH = 320  # pixels; a smaller picture is enlarged by a whole factor, so that the text under it can be read
 ALL_WIDTH = 1920  # pixels, about, of several pictures side by side
 OPACITY = 0.85  # of the strongest heat
-PNG = {"compress_level": 4}  # takes half the time of the usual 6, for files 3 % larger
+PNG: dict[str, Any] = {"compress_level": 4}  # takes half the time of the usual 6, for files 3 % larger
 NIGHT, INK, MUTED, LINE = (11, 16, 30), (241, 245, 249), (148, 163, 184), (51, 65, 85)
 BAR, ACTIVE, AMBER = (79, 84, 205), (165, 180, 252), (251, 191, 36)
 
