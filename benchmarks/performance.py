@@ -1,6 +1,6 @@
 """What whole jobs cost a user, beside what would be used instead: measures, and writes `docs/performance.md`.
 
-`python benchmarks/performance.py` (a quarter of an hour on two idle cores; `pip install -e '.[benchmarks]'` brings the
+`python benchmarks/performance.py` (about half an hour on two idle cores; `pip install -e '.[benchmarks]'` brings the
 peer). What was measured stays in `docs/performance.json`; `--only start memory` measures these sections anew, and
 `--only` alone just writes the document again. Candidates take turns in each round, ratios are of one round, medians are
 told. Inputs are made here: a generated scene, noisy as a camera's picture. Weights are random: they change no cost.
