@@ -23,7 +23,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from stabn import published
+from stabn import backbones, published
 from stabn.model import STABN, Config
 
 FORMAT = "stabn"
@@ -139,6 +139,7 @@ def load(name_or_path: str | os.PathLike[str], device: str | torch.device = "cpu
         if not torch.isfinite(tensor).all():
             raise CheckpointError(f"{path} is damaged: `{content.called(name)}` has values that are not finite")
     model.load_state_dict(state, assign=True)
+    backbones.channels_last(model)  # a third faster on a CPU
     return model.to(target).eval()
 
 
