@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import tyro
 
+from stabn.command import UsageError, command
+
 
 def _option(metavar: str, default: str) -> Any:
     return tyro.conf.arg(metavar=metavar, help_behavior_hint=f"({default})")
@@ -42,15 +44,17 @@ class Options:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Serves the page until it is interrupted. Exit code: 0 ended, 2 a wrong command line or a missing extra."""
-    options = tyro.cli(Options, prog="stabn-app", args=arguments)
+    """Serves the page until it is interrupted. Exit code: 0 ended, and those of `stabn.command`."""
+    return command(lambda: serve(tyro.cli(Options, prog="stabn-app", args=arguments)), lambda: "the page is closed")
+
+
+def serve(options: Options) -> None:
+    """Serves the page until it is interrupted. Raises UsageError: a wrong option, a missing extra, no free port."""
     user, colon, password = (options.auth or "").partition(":")
     if options.auth is not None and not (user and colon and password):
-        print("error: --auth needs a name and a password, USER:PASSWORD", file=sys.stderr)
-        return 2
+        raise UsageError("--auth needs a name and a password, USER:PASSWORD")
     if options.mcp and find_spec("mcp") is None:
-        print("error: --mcp needs a package more: pip install 'stabn[mcp]'", file=sys.stderr)
-        return 2
+        raise UsageError("--mcp needs a package more: pip install 'stabn[mcp]'")
     from app import guard
 
     guard.prepare()  # before gradio is imported
@@ -71,9 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             **LOOK,
         )
     except (ValueError, OSError) as error:  # no such network, no free port
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+        raise UsageError(str(error)) from None
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from typing import Annotated, Any
 
 import tyro
 
-from explain.cli import UsageError
-from explain.runs import Folder, Record, StudyOptions, command, option
+from explain.runs import Folder, Record, StudyOptions, option, run_study
+from stabn.command import UsageError
 
 PROGRAM = "stabn-ablate"
 
@@ -39,15 +39,13 @@ class Options(StudyOptions):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done (clips that cannot be read are named on stderr), 1 failed, 2 a wrong command line, 130
-    interrupted."""
-    options = tyro.cli(Options, prog=PROGRAM, args=arguments)
+    """Exit code: 0 done (clips that cannot be read are named on stderr), and those of `stabn.command`."""
 
-    def lines(result: dict[str, Any]) -> list[str]:
+    def lines(options: Options, result: dict[str, Any]) -> list[str]:
         files = f"{options.out}: ablation.json, ablation.csv, ablation.png"
         return [*table(result), *(per_class(result) if options.per_class else ()), files]
 
-    return command(options, lambda: run(options), lines)
+    return run_study(lambda: tyro.cli(Options, prog=PROGRAM, args=arguments), run, lines)
 
 
 def run(options: Options) -> dict[str, Any]:

@@ -8,13 +8,11 @@ before the command line is understood.
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 import json
 import math
 import os
 import platform
-import signal
 import sys
 import time
 from collections import Counter
@@ -29,9 +27,10 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import tyro
 
 from explain import METHODS, TITLES, report
-from explain.cli import NetworkOptions, UsageError, check_network, listed, listed_methods, open_network
-from explain.runs import Batches, Folder, Look, Record, cores, in_processes, network_of
+from explain.cli import NetworkOptions, check_network, listed, listed_methods, open_network
+from explain.runs import Batches, Folder, Look, Record, cores, in_processes, network_of, run_study
 from stabn import __version__
+from stabn.command import UsageError
 
 if TYPE_CHECKING:
     from explain.core import Explanation
@@ -108,36 +107,15 @@ class Options(NetworkOptions):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done, 1 failed or a clip could not be read (the table is of the others), 2 a wrong command line,
-    130 interrupted."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # names of files may hold what a terminal cannot show
-            stream.reconfigure(errors="backslashreplace")
-    options = tyro.cli(Options, prog=PROGRAM, args=arguments)
-    with contextlib.suppress(ValueError):  # outside the main thread signals belong to somebody else
-        signal.signal(signal.SIGTERM, _interrupted)  # so that the processes end too
-    try:
-        result = run(options)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        kept = "the finished clips are kept, and the same command goes on from there"
-        print(f"error: interrupted; {kept}", file=sys.stderr)
-        return 130
-    if options.json:
-        print(json.dumps(result, ensure_ascii=False))
-    elif not options.quiet:
-        print("\n".join(report.terminal(result)))
-        print(f"{options.out}: benchmark.json, benchmark.csv, benchmark.md, benchmark.png, benchmark.clips.jsonl")
-    return int(bool(result["skipped"]))
+    """Exit code: 0 done, 1 failed or a clip could not be read (the table is of the others), and those of
+    `stabn.command`."""
 
+    def lines(options: Options, result: dict[str, Any]) -> list[str]:
+        files = "benchmark.json, benchmark.csv, benchmark.md, benchmark.png, benchmark.clips.jsonl"
+        return [*report.terminal(result), f"{options.out}: {files}"]
 
-def _interrupted(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
+    parse = partial(tyro.cli, Options, prog=PROGRAM, args=arguments)
+    return run_study(parse, run, lines, failed=lambda result: bool(result["skipped"]))
 
 
 def command(options: Options) -> str:

@@ -24,6 +24,7 @@ import tyro
 
 from explain import METHODS
 from stabn import opencv_advice, unwritable
+from stabn.command import UsageError, command, in_words
 from stabn.data import VIDEOS
 
 if TYPE_CHECKING:
@@ -102,29 +103,16 @@ class Options(NetworkOptions):
     """One line of JSON for each video on stdout, and nothing else there."""
 
 
-class UsageError(ValueError):
-    """The command line is wrong: exit code 2."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 all done or done before, 1 a video failed, 2 a wrong command line, 130 interrupted."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # names of files may hold what a terminal cannot show
-            stream.reconfigure(errors="backslashreplace")
-    options = tyro.cli(Options, prog="stabn-explain", args=arguments)
-    with contextlib.suppress(ValueError):  # outside the main thread signals belong to somebody else
-        signal.signal(signal.SIGTERM, terminated)  # so that an unfinished result is removed then too
-    try:
+    """Exit code: 0 all done or done before, 1 a video failed, and those of `stabn.command`."""
+
+    def parsed() -> int:
+        options = tyro.cli(Options, prog="stabn-explain", args=arguments)
+        with contextlib.suppress(ValueError):  # outside the main thread signals belong to somebody else
+            signal.signal(signal.SIGTERM, terminated)  # so that an unfinished result is removed then too
         return run(options)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:  # a process cannot begin
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: interrupted; the unfinished result was removed", file=sys.stderr)
-        return 130
+
+    return command(parsed, lambda: "the unfinished result was removed")
 
 
 def run(options: Options) -> int:
@@ -384,7 +372,7 @@ def sentence(error: Exception, path: Path) -> str:
         return f"{error.filename or path}: {error.strerror}"
     if isinstance(error, ValueError):
         return str(error)
-    return f"{path}: {str(error).strip().splitlines()[0] if str(error).strip() else 'out of memory'}"
+    return f"{path}: {in_words(error)}"
 
 
 def terminated(number: int, frame: object) -> None:

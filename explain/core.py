@@ -31,6 +31,7 @@ Floats = NDArray[np.floating[Any]]
 View = tuple[float, float, float, float]
 
 FLAT = 0.05  # of a sigmoid's range: values that spread by less are called almost flat
+WINDOWS = 100_000  # of a video at most; a damaged file may claim to last for years
 SURE = 0.5  # a best class below this probability is said to be uncertain
 
 
@@ -172,11 +173,16 @@ def explain_windows(
 def sliding(duration: float, window: float, stride: float) -> list[tuple[float, float]]:
     """(start, end) in seconds of windows every `stride` seconds; the last is moved back to end at `duration`.
 
-    Raises ValueError as `check_window`.
+    Raises ValueError as `check_window`, and for more than `WINDOWS` windows.
     """
     check_window(window, stride)
     if window >= duration:
         return [(0.0, duration)]
+    if (duration - window) / stride > WINDOWS:
+        raise ValueError(
+            f"windows every {stride:g} s are more than {WINDOWS:,} in {duration:g} s: use a longer stride, or a part "
+            "of the video"
+        )
     count = int(np.ceil((duration - window) / stride - 1e-9))
     return [(k * stride, k * stride + window) for k in range(count)] + [(duration - window, duration)]
 
@@ -368,6 +374,12 @@ def _run(
     if network.sampling == "middle" and (np.diff(np.unique(clip.frame_indices)) > 1).any():
         note = "this network takes consecutive frames, and these are spread: read them with sampling='middle'"
         found = replace(found, notes=(*found.notes, note))
+    for name in ("probabilities", "spatial", "temporal"):
+        if not np.isfinite(getattr(found, name)).all():
+            raise ValueError(
+                f"method {method!r} found values that are not finite ({name}): the network's weights are damaged, or "
+                "too large for its arithmetic"
+            )
     return found
 
 

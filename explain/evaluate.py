@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from explain.ablate import data_name
-from explain.runs import Folder, Record, StudyOptions, command, option
+from explain.runs import Folder, Record, StudyOptions, option, run_study
 
 if TYPE_CHECKING:
     from stabn.clips import Item
@@ -42,15 +42,13 @@ class Options(StudyOptions):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit code: 0 done (clips that cannot be read are named on stderr), 1 failed, 2 a wrong command line, 130
-    interrupted."""
-    options = tyro.cli(Options, prog=PROGRAM, args=arguments)
+    """Exit code: 0 done (clips that cannot be read are named on stderr), and those of `stabn.command`."""
 
-    def lines(result: dict[str, Any]) -> list[str]:
+    def lines(options: Options, result: dict[str, Any]) -> list[str]:
         files = f"{options.out}: evaluation.json, evaluation.csv, confusion.csv, evaluation.png"
         return [*table(result), *(per_class(result) if options.per_class else ()), files]
 
-    return command(options, lambda: run(options), lines)
+    return run_study(lambda: tyro.cli(Options, prog=PROGRAM, args=arguments), run, lines)
 
 
 def run(options: Options) -> dict[str, Any]:

@@ -20,10 +20,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from explain import runs
-from explain.cli import UsageError
 from explain.models import Classifier, classifier
 from stabn import __version__, checkpoint, synthetic
 from stabn.clips import Clips, Item, segmented
+from stabn.command import UsageError
 from stabn.data import read
 from stabn.model import STABN
 

@@ -39,7 +39,7 @@ class Work:
     def lost(self, numbers: Sequence[int], what: str) -> list[Record]:
         """The records of videos whose process died; what it left unfinished is removed."""
         for number in numbers:
-            with suppress(OSError):
+            with suppress(OSError, ValueError):
                 clear_up(self.folders[number])
         return [{"clip": number, "error": f"{self.videos[number]}: its {what}"} for number in numbers]
 

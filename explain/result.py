@@ -52,6 +52,7 @@ from explain.core import (
 )
 from explain.models import Classifier
 from stabn import __version__
+from stabn.command import alone
 from stabn.video import Clip, VideoError, VideoInfo, VideoWriter, iter_frames, probe
 
 PROGRAM = "stabn-explain"
@@ -122,6 +123,7 @@ def explain_video(
         "checkpoint": checkpoint,
         "options": asdict(request),
     }
+    clear_up(folder)  # a run that was killed may have moved the old result away
     finished = _standing(folder, manifest, overwrite)
     if finished:
         return finished, False
@@ -477,20 +479,26 @@ def _manifest(folder: Path) -> dict[str, Any] | None:
 def _whole(folder: Path) -> Iterator[Path]:
     """A folder beside `folder` to write into, which takes its place in the end; after an exception it is
     removed."""
-    partial = folder.with_name(f"{_beginning(folder)}{secrets.token_hex(4)}")
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        if folder.exists():
-            folder.rename(_old(partial))
-        partial.rename(folder)
-    finally:
-        _settle(folder, partial)
+    with alone(_lock(folder), folder):
+        partial = folder.with_name(f"{_beginning(folder)}{secrets.token_hex(4)}")
+        partial.mkdir()
+        try:
+            yield partial
+            if folder.exists():
+                folder.rename(_old(partial))
+            partial.rename(folder)
+        finally:
+            _settle(folder, partial)
 
 
 def _beginning(folder: Path) -> str:
     """How the names begin of what is written for `folder` and for no other; 8 digits follow."""
     return f".{folder.name[:40]}-{hashlib.sha256(os.fsencode(folder.name)).hexdigest()[:8]}.partial-"
+
+
+def _lock(folder: Path) -> Path:
+    """The file that is held by who makes `folder`."""
+    return folder.with_name(f"{_beginning(folder)}lock")
 
 
 def _old(partial: Path) -> Path:
@@ -508,7 +516,13 @@ def _settle(folder: Path, partial: Path) -> None:
 
 
 def clear_up(folder: Path) -> None:
-    """Removes what a process left that was killed while it made `folder`; an old one comes back. Raises OSError."""
+    """Removes what a process left that was killed while it made `folder`; an old one comes back.
+
+    Raises ValueError if another process is making it now, and OSError.
+    """
     beginning = _beginning(folder)
-    for name in {each.name[: len(beginning) + 8] for each in folder.parent.glob(f"{glob.escape(beginning)}*")}:
-        _settle(folder, folder.with_name(name))
+    left = {each.name[: len(beginning) + 8] for each in folder.parent.glob(f"{glob.escape(beginning)}*")}
+    if left:
+        with alone(_lock(folder), folder):
+            for name in left - {_lock(folder).name}:
+                _settle(folder, folder.with_name(name))

@@ -16,12 +16,13 @@ from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any, TypeVar
 
 import tyro
 
-from explain.cli import NetworkOptions, UsageError, open_network, terminated
+from explain.cli import NetworkOptions, open_network, terminated
 from stabn import unwritable
+from stabn.command import UsageError, command, lock
 
 if TYPE_CHECKING:
     from explain.models import Classifier
@@ -90,32 +91,30 @@ class StudyOptions:
             raise UsageError("--first is a seed of generated clips, it has no meaning for --data")
 
 
-def command(
-    options: StudyOptions,
-    run: Callable[[], dict[str, Any]],
-    lines: Callable[[dict[str, Any]], Sequence[str]],
+Asked = TypeVar("Asked")  # the options of a study
+
+
+def run_study(
+    parse: Callable[[], Asked],
+    run: Callable[[Asked], dict[str, Any]],
+    lines: Callable[[Asked, dict[str, Any]], Sequence[str]],
+    failed: Callable[[dict[str, Any]], bool] = lambda result: False,
 ) -> int:
-    """Runs a study and prints its result, or what is wrong in one sentence. Returns the exit code: 0 done (clips that
-    cannot be read are named on stderr), 1 failed, 2 a wrong command line, 130 interrupted."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # names of files may hold what a terminal cannot show
-            stream.reconfigure(errors="backslashreplace")
-    try:
-        result = run()
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except (ValueError, OSError, RuntimeError, MemoryError, ImportError) as error:
-        print(f"error: {' '.join(str(error).split()) or 'out of memory'}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("error: interrupted; started again without --overwrite, it goes on from here", file=sys.stderr)
-        return 130
-    if options.json:
-        print(json.dumps(result, ensure_ascii=False))
-    elif not options.quiet:
-        print("\n".join(lines(result)))
-    return 0
+    """Runs a study and prints its result: all as JSON with --json, nothing with --quiet. Returns the exit code:
+    1 if the result says so, and those of `stabn.command`."""
+
+    def told() -> int:
+        options: Any = parse()
+        with suppress(ValueError):  # outside the main thread signals belong to somebody else
+            signal.signal(signal.SIGTERM, terminated)  # so that its processes end too
+        result = run(options)
+        if options.json:
+            print(json.dumps(result, ensure_ascii=False))
+        elif not options.quiet:
+            print("\n".join(lines(options, result)))
+        return int(failed(result))
+
+    return command(told, lambda: "the finished clips are kept, and the same command goes on from there")
 
 
 @dataclass(frozen=True)
@@ -150,6 +149,9 @@ class Folder:
         Raises UsageError if there are results of another `study`, what decides the records.
         """
         finished = self.path / f"{self.name}.json"
+        if self.partial.exists():
+            with self.partial.open("a") as file:
+                self._alone(file)
         source, lines = self.partial, [] if overwrite else _lines(self.partial)
         if not lines and not overwrite and finished.exists():
             try:
@@ -170,13 +172,20 @@ class Folder:
             _same(source, header, study)
         records = {number: records[number] for number in numbers if number in records}
         self.path.mkdir(parents=True, exist_ok=True)
+        for left in self.path.glob(f".{self.name}.*.tmp"):  # by a run that was killed
+            left.unlink(missing_ok=True)
         self.write(self.partial.name, "".join(json.dumps(each) + "\n" for each in (study, *records.values())).encode())
         return None, records
 
     def finish(self, result: dict[str, Any]) -> None:
         """Writes the result, which is the last of its files, and removes the records."""
         self.write(f"{self.name}.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
-        self.partial.unlink()
+        self.partial.unlink(missing_ok=True)
+
+    def _alone(self, file: IO[str]) -> None:
+        """Locks the records while they grow. Raises UsageError: another run has them."""
+        if not lock(file):
+            raise UsageError(f"another run is adding to {self.partial}: wait for its end, or choose another --out")
 
     def collect(self, batches: Batches, records: dict[int, Record], total: int, quiet: bool) -> list[Record]:
         """All records in the order of clips, those of `batches` kept as they come, beside a progress bar.
@@ -195,6 +204,7 @@ class Folder:
         )
         progress.refresh()  # the first clip may take a minute
         with self.partial.open("a", encoding="utf-8") as file, progress, closing(batches):
+            self._alone(file)
             for batch in batches:
                 file.writelines(json.dumps(record) + "\n" for record in batch)
                 file.flush()

@@ -3,6 +3,7 @@
 The names below are resolved on first use, so that `import stabn` and every `--help` stay instant.
 """
 
+import errno
 import importlib
 import os
 from pathlib import Path
@@ -44,7 +45,15 @@ def unwritable(folder: Path) -> Path | None:
     None if nothing does."""
     path = folder.absolute()
     above = next(each for each in (path, *path.parents) if os.path.exists(each))  # Path.exists may raise
-    return None if above.is_dir() and os.access(above, os.W_OK | os.X_OK) else above
+    if above.is_dir() and os.access(above, os.W_OK | os.X_OK):
+        import tempfile
+
+        try:
+            with tempfile.TemporaryFile(dir=above):  # /proc and what is mounted read-only look writable to root
+                return None
+        except OSError as error:
+            return None if error.errno in (errno.ENOSPC, errno.EDQUOT) else above  # a full disk says so by itself
+    return above
 
 
 def __getattr__(name: str) -> Any:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import secrets
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -263,9 +264,8 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _read_pickle(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
-        with torch.serialization.safe_globals(_NUMBERS):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # a damaged or hostile pickle can raise anything
+        content = unpickled(path)
+    except Exception:
         raise CheckpointError(
             f"{path} cannot be read: it is damaged or holds more than tensors and plain values, "
             "and code in checkpoints is never run"
@@ -278,17 +278,37 @@ def _read_pickle(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             f"{path} is a torch.save file without the dictionary of {', '.join(keys)}, and without the tensors of "
             "the ST-ABN weights that the paper's authors released"
         )
-    if not isinstance(state, dict) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) and tensor.layout == torch.strided
-        for name, tensor in state.items()
-    ):
-        raise CheckpointError(f"{path} has a wrong `state_dict`: it must hold dense tensors by name")
+    if not isinstance(state, dict) or not plain(state, path):
+        raise CheckpointError(
+            f"{path} has a wrong `state_dict`: it must hold dense tensors by name, with all of their values"
+        )
     if ours:
         return {"metadata": {}, **content}, state
     try:
         return published.read(state, content)
     except ValueError as error:
         raise CheckpointError(f"{path} cannot be loaded: {error}") from None
+
+
+def unpickled(path: str | os.PathLike[str], device: str | torch.device = "cpu") -> Any:
+    """What a file of torch.save holds, without running its code. A damaged or hostile one can raise anything."""
+    with torch.serialization.safe_globals(_NUMBERS), warnings.catch_warnings(action="ignore"):
+        return torch.load(path, map_location=device, weights_only=True)
+
+
+def plain(state: Mapping[Any, Any], path: Path) -> bool:
+    """Whether these are dense tensors of real numbers by name, not much larger than the file that they were read from:
+    a pickle can spread one number over any shape."""
+    return (
+        all(
+            isinstance(name, str)
+            and isinstance(each, Tensor)
+            and each.layout == torch.strided
+            and not (each.is_meta or each.is_nested or each.is_quantized or each.is_complex())
+            for name, each in state.items()
+        )
+        and sum(each.numel() * each.element_size() for each in state.values()) <= 4 * path.stat().st_size
+    )
 
 
 def _as_loaded(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -43,6 +43,8 @@ VIDEOS = (
 )
 LISTED = 40  # names at most in a message that says what is allowed
 HEAD = 4096  # bytes that tell what a file is
+LONG = 80  # characters of a name in a message
+DIGITS = 5  # of an index: a list without names may mean so many classes
 
 
 class DataError(ValueError):
@@ -69,9 +71,14 @@ class Labelled:
     @property
     def classes(self) -> Sequence[str]:
         """The names of the classes: the data's own list; without one the labels that occur, sorted, or if all of these
-        are indices, 0 to the highest one."""
+        are indices, 0 to the highest one. Raises DataError if that is absurd."""
         found = {row.label for row in self.rows}
         if self.listed is None and all(map(str.isdecimal, found)):
+            if long := next((label for label in found if len(label.lstrip("0")) > DIGITS), None):
+                raise DataError(
+                    f"{self.source} has the label {_short(long)}: without a list of labels these are indices from 0 "
+                    f"on, of {DIGITS} digits at most"
+                )
             return [str(index) for index in range(max(map(int, found)) + 1)]
         return sorted(found) if self.listed is None else self.listed
 
@@ -126,12 +133,19 @@ def class_index(classes: Sequence[str], target: int | str) -> int:
     if isinstance(target, str) and target.casefold() in names:
         return names.index(target.casefold())
     if isinstance(target, str) and not target.isdecimal():
-        raise ValueError(f"there is no class {target!r} among the {len(classes)}: {nearest(target, classes)}")
+        raise ValueError(f"there is no class {_short(target)!r} among the {len(classes)}: {nearest(target, classes)}")
     if isinstance(target, bool) or not isinstance(target, str | Integral):
         raise TypeError(f"`target` is {target!r}, it must be the index or the name of a class")
-    if not 0 <= int(target) < len(classes):
-        raise ValueError(f"there is no class {target}: the {len(classes)} classes are 0 to {len(classes) - 1}")
+    if len(str(target)) > LONG or not 0 <= int(target) < len(classes):
+        raise ValueError(
+            f"there is no class {_short(str(target))}: the {len(classes)} classes are 0 to {len(classes) - 1}"
+        )
     return int(target)
+
+
+def _short(name: str) -> str:
+    """A name as a message may hold it."""
+    return name if len(name) <= LONG else f"{name[: LONG - 3]}..."
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -215,7 +229,7 @@ def _lines(path: Path, text: str) -> list[Row]:
             continue
         if not name or not label:
             raise DataError(
-                f"{path}, line {number} is {line[:80]!r}, it must be the id of a clip, a semicolon, its label"
+                f"{path}, line {number} is {line[:LONG]!r}, it must be the id of a clip, a semicolon, its label"
             )
         rows.append(Row(name, label, f"{path}, line {number}"))
     return rows
@@ -229,7 +243,7 @@ def _templates(path: Path) -> list[Row]:
     for number, entry in enumerate(content, 1):
         where = f"{path}, entry {number}"
         if not isinstance(entry, dict) or not isinstance(name := entry.get("id"), str | int) or not str(name):
-            raise DataError(f"{where} is {str(entry)[:80]}, it must have an id")
+            raise DataError(f"{where} is {str(entry)[:LONG]}, it must have an id")
         if not isinstance(label := entry.get("template"), str):
             raise DataError(f"{where} (id {name}) has no template: a list of test clips has no labels")
         rows.append(Row(str(name), re.sub(r"[\[\]]", "", label), where))
@@ -326,7 +340,12 @@ def _names(path: Path) -> list[str]:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(_text(path, "no JSON"))
+        content = json.loads(text := _text(path, "no JSON"))
+        if "\\u" in text:
+            json.dumps(content, ensure_ascii=False).encode()  # half a character, as "\ud800", is nobody's name
+        return content
+    except RecursionError:
+        raise DataError(f"{path} is no JSON that is read here (too deep)") from None
     except ValueError as error:
         raise DataError(f"{path} is no JSON ({error})") from None
 

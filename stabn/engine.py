@@ -40,11 +40,11 @@ from tqdm import tqdm
 
 from stabn import backbones, checkpoint
 from stabn.clips import Batch, Clips, collate
+from stabn.command import UsageError
 from stabn.data import read
 from stabn.model import STABN, Output, loss
 from stabn.train import (
     Options,
-    UsageError,
     config_of,
     decisive,
     device_of,
@@ -52,7 +52,9 @@ from stabn.train import (
     keep_log,
     one_thread,
     read_state,
+    whole,
     write_state,
+    writing,
 )
 
 FLIP = 0.5  # how often a training clip is mirrored, where its class allows that
@@ -285,8 +287,10 @@ def train(options: Options) -> None:
             run at --out.
         OSError: something cannot be written, or a process died that reads videos or trains.
     """
+    mine = os.environ.get("RANK", "0") == "0"  # of several processes one writes
     try:
-        _train(options)
+        with writing(options.out) if mine else nullcontext():
+            _train(options)
     except torch.OutOfMemoryError:
         raise ValueError(_too_much(options)) from None
     except RuntimeError as error:
@@ -323,8 +327,9 @@ def _train(options: Options) -> None:
     recipe = {**decisive(options), "init": learner.origin, "data": clips.name, "clips": len(clips), PARTS: plan.parts}
     if files.begun(accelerator):  # it goes on from where it stopped
         state = read_state(files.state, "cpu", recipe)
-        learner.load_state_dict(state)
-        done = Done(**state["done"])
+        with whole(files.state):
+            learner.load_state_dict(state)
+            done = Done(**state["done"])
     begun = time.perf_counter() - done.seconds
 
     def save() -> None:

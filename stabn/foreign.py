@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from stabn.checkpoint import START, pickled
+from stabn.checkpoint import START, pickled, plain, unpickled
 from stabn.model import DEPTHS, STABN
 
 PATIENCE = 20.0  # seconds that a server may be silent
@@ -48,7 +48,7 @@ def read_state(path: Path) -> dict[str, Tensor]:
     try:
         with open(path, "rb") as file:
             start = file.read(START)
-        found = torch.load(path, map_location="cpu", weights_only=True) if pickled(start) else load_file(path)
+        found = unpickled(path) if pickled(start) else load_file(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
     except Exception:  # a damaged or hostile file can raise anything
@@ -59,9 +59,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
     for key in ("state_dict", "model"):
         if isinstance(found, dict) and isinstance(found.get(key), dict):
             found = found[key]
-    if not isinstance(found, dict) or not found or not all(isinstance(each, Tensor) for each in found.values()):
-        raise ValueError(f"{path} holds no state dict, which is tensors by name")
-    return {str(name).removeprefix("module."): each for name, each in found.items()}  # what DataParallel writes
+    if not isinstance(found, dict) or not found or not plain(found, path):
+        raise ValueError(f"{path} holds no state dict, which is dense tensors by name, with all of their values")
+    return {name.removeprefix("module."): each for name, each in found.items()}  # what DataParallel writes
 
 
 def line(error: BaseException) -> str:

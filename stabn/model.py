@@ -47,6 +47,7 @@ from stabn import backbones
 BLOCKS = ("bottleneck", "basic")
 ATTENTIONS = ("both", "spatial", "temporal", "none")
 VARIANTS = ("paper", "published")
+MAX_CLIP = 2**27  # pixels of all frames together: bounds the memory that a header can ask for
 DEPTHS: dict[int, tuple[str, tuple[int, int, int, int]]] = {
     18: ("basic", (2, 2, 2, 2)),
     34: ("basic", (3, 4, 6, 3)),
@@ -107,6 +108,11 @@ class Config:
         for name, allowed in choices:
             if getattr(self, name) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}; got {getattr(self, name)!r}")
+        if self.frames * self.size**2 > MAX_CLIP:
+            raise ValueError(
+                f"`frames` x `size` x `size` is {self.frames} x {self.size} x {self.size} pixels, more than the "
+                f"{MAX_CLIP:,} that a clip may have"
+            )
         if any(k % 2 == 0 for k in self.stem):
             raise ValueError(f"`stem` must have odd kernel sizes to keep frames aligned, got {self.stem}")
         if not 0 <= self.dropout < 1:

@@ -3,12 +3,14 @@ where it stopped."""
 
 from __future__ import annotations
 
-import io
+import glob
 import json
 import os
 import sys
 import time
 from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from stabn import opencv_advice, unwritable
+from stabn.command import UsageError, alone, command
 
 if TYPE_CHECKING:
     import torch
@@ -128,10 +131,6 @@ def rate_at(step: int, options: Options) -> float:
     return options.rate * min(1.0, rise, fall)
 
 
-class UsageError(ValueError):
-    """An option is wrong: exit code 2."""
-
-
 class Clips:
     """The training clips as a map-style data set: item i is generated from the i-th training seed of this run."""
 
@@ -165,21 +164,34 @@ def write_state(state: dict[str, Any], path: Path) -> None:
         raise OSError(f"cannot write {path}: {' '.join(str(error).split())[:200]}") from None
 
 
+DAMAGED = "{} is damaged, or no state of stabn-train: remove it to train from the start"
+
+
 def read_state(path: Path, device: Any, recipe: dict[str, Any]) -> dict[str, Any]:
     """What a stopped run left to resume from. Raises ValueError if the file is something else, or of another recipe."""
-    import torch
+    from stabn.checkpoint import unpickled
 
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = unpickled(path, device)
     except Exception:  # the reader of pickles raises whatever the damaged bytes lead it to
         state = None
-    if not isinstance(state, dict) or not {"recipe", "network", "optimizer"} <= state.keys():
-        raise ValueError(f"{path} is damaged, or no state of stabn-train: remove it to train from the start")
+    parts = {"recipe": dict, "network": dict, "optimizer": dict}
+    if not isinstance(state, dict) or not all(isinstance(state.get(name), kind) for name, kind in parts.items()):
+        raise ValueError(DAMAGED.format(path))
     was = state["recipe"]
     if changed := [k for k in {**recipe, **was} if was.get(k) != recipe.get(k)]:
         told = ", ".join(f"{k} {was.get(k)} (now {recipe.get(k)})" for k in changed)
         raise ValueError(f"{path}: this run was started with other options: {told}. Use these, or another --out")
     return state
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[None]:
+    """What is inside takes parts of a state from a file: whatever a wrong one raises becomes a ValueError."""
+    try:
+        yield
+    except Exception:
+        raise ValueError(DAMAGED.format(path)) from None
 
 
 def read_pictures(folder: Path) -> list[Any]:
@@ -241,7 +253,7 @@ def initialised(network: STABN, init: str | None) -> tuple[STABN | None, str | N
     """Copies the weights of --init into a network. Returns the network they are from, if it is one of ours, and what to
     call them: by what they hold, for where a file lies says nothing to others.
 
-    Raises ValueError: none fits, or they cannot be read or downloaded.
+    Raises UsageError: there is no such file; ValueError: none fits, or they cannot be read or downloaded.
     """
     from stabn import checkpoint, foreign
 
@@ -257,6 +269,8 @@ def initialised(network: STABN, init: str | None) -> tuple[STABN | None, str | N
         try:
             start_from(network, trained := checkpoint.load(init))
         except checkpoint.CheckpointError as error:
+            if not Path(init).exists():
+                raise UsageError(f"--init: {error}") from None
             try:  # no file of ours: perhaps one of torchvision's
                 state = foreign.read_state(Path(init))
             except ValueError:
@@ -336,9 +350,6 @@ def check_data(options: Options) -> int:
     from stabn import check as checking
     from stabn.data import DataError
 
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # names of files may hold what a terminal cannot show
-            stream.reconfigure(errors="backslashreplace")
     try:
         return checking.check(options.data or Path(), options.workers)
     except DataError as error:
@@ -349,10 +360,26 @@ def train(options: Options) -> None:
     """Trains, logs a JSON line every 20 steps, saves; see Options.
 
     Raises:
-        ValueError: an option is out of range, the folder of backgrounds is of no use, or the state to resume from was
-            made with other options.
+        ValueError: an option is out of range, the folder of backgrounds is of no use, the state to resume from was
+            made with other options, or another run is writing there.
     """
     check(options)
+    with writing(options.out):
+        _train(options)
+
+
+@contextmanager
+def writing(out: Path) -> Iterator[None]:
+    """This process alone trains to `out`, and what a killed one left half written is removed. Raises ValueError."""
+    with alone(out.with_name(f"{out.name}.lock"), out):
+        names = (out.name, f"{out.stem}.last{out.suffix}")
+        left = [each for name in names for each in out.parent.glob(f".{glob.escape(name)}.*.tmp")]
+        for each in (*left, out.with_name(f"{out.name}.resume.partial")):
+            each.unlink(missing_ok=True)
+        yield
+
+
+def _train(options: Options) -> None:
     import cv2
     import torch
     from torch.utils.data import DataLoader
@@ -386,10 +413,13 @@ def train(options: Options) -> None:
         raise ValueError(f"{options.out} is finished already: name another --out, or move it away")
     if state_file.exists():
         state = read_state(state_file, device, recipe)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["random"].cpu())
-        step, seconds = state["step"], state["seconds"]
+        with whole(state_file):
+            network.load_state_dict(state["network"])
+            optimizer.load_state_dict(state["optimizer"])
+            torch.set_rng_state(state["random"].cpu())
+            step, seconds = int(state["step"]), float(state["seconds"])
+            if not 0 <= step <= options.steps:
+                raise ValueError
     keep_log(log_file, step)
 
     loader: DataLoader[Any] = DataLoader(
@@ -483,10 +513,18 @@ def train_on_videos(options: Options) -> None:
 
 def keep_log(log_file: Path, step: int) -> None:
     """Cuts the log back to the step that is resumed from, so that no step stands in it twice."""
-    if log_file.exists():
-        lines = log_file.read_text().splitlines(keepends=True)
-        whole = [line for line in lines if line.endswith("}\n")]  # the last may have been cut off
-        log_file.write_text("".join(line for line in whole if json.loads(line)["step"] <= step))
+    if not log_file.exists():
+        return
+    kept = 0  # bytes; cut off in place, so that nothing is lost whenever this is killed
+    with log_file.open("r+b") as file:
+        for line in file:
+            try:
+                if json.loads(line)["step"] > step or not line.endswith(b"\n"):
+                    break
+            except (ValueError, KeyError, TypeError):  # cut off while it was written
+                break
+            kept += len(line)
+        file.truncate(kept)
 
 
 def one_thread(_: int) -> None:
@@ -497,36 +535,34 @@ def one_thread(_: int) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `stabn-train`. Exit code 0: the weights are written, or all videos are fine; 1: training failed,
-    or a video or label is bad; 2: wrong use."""
+    or a video or label is bad; and those of `stabn.command`."""
     given = sys.argv[1:] if arguments is None else arguments
     videos = any(each == "--data" or each.startswith("--data=") for each in given)
-    options = tyro.cli(Options, prog="stabn-train", args=arguments, default=RECIPE if videos else Options())
-    try:
+    out = Path()
+
+    def run() -> int:
+        nonlocal out
+        options = tyro.cli(Options, prog="stabn-train", args=arguments, default=RECIPE if videos else Options())
+        out = options.out
         if options.check:
-            sys.exit(check_data(options))
-        if options.data is None:
-            train(options)
-        else:
-            train_on_videos(options)
-    except UsageError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except OSError as error:
-        sys.exit(f"error: {error.filename}: {error.strerror}" if error.filename else f"error: {error}")
-    except ValueError as error:
-        sys.exit(f"error: {error}")
-    except ImportError as error:
-        if (advice := opencv_advice(error)) is None:
-            raise
-        sys.exit(f"error: {advice}")
-    except KeyboardInterrupt:
-        saved = (state := Path(f"{options.out}.resume")).exists() and state.stat().st_size
-        sys.exit("stopped: " + ("the same command goes on from the last save" if saved else "nothing was saved yet"))
-    if os.environ.get("RANK", "0") == "0":  # of several processes one says it
-        print(f"wrote {options.out}")
+            return check_data(options)
+        try:
+            (train if options.data is None else train_on_videos)(options)
+        except ImportError as error:
+            if (advice := opencv_advice(error)) is None:
+                raise
+            raise ImportError(advice) from None
+        if os.environ.get("RANK", "0") == "0":  # of several processes one says it
+            print(f"wrote {options.out}")
+        return 0
+
+    def interrupted() -> str:
+        saved = (state := Path(f"{out}.resume")).exists() and state.stat().st_size
+        return "the same command goes on from the last save" if saved else "nothing was saved yet"
+
+    if code := command(run, interrupted):
+        sys.exit(code)
 
 
 if __name__ == "__main__":
-    import stabn.train
-
-    stabn.train.main()  # not this module's, whose UsageError is another one than that of `stabn.engine`
+    main()

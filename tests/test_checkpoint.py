@@ -4,11 +4,12 @@ import pickle
 import struct
 import subprocess
 import sys
+from dataclasses import asdict
 
 import pytest
 import torch
 
-from stabn import checkpoint
+from stabn import checkpoint, foreign
 from stabn.checkpoint import CheckpointError, load, locate, pick_device, save, weights_hash
 from stabn.model import STABN, Config
 
@@ -350,3 +351,23 @@ def test_devices_are_checked(path):
         CheckpointError, match=f"`device` is cuda:{count}, but this machine has {count} cuda devices?: "
     ):
         load(path, f"cuda:{count}")
+
+
+def test_a_small_file_cannot_ask_for_much_memory(tmp_path):
+    """A pickle can spread one number over any shape, and a header can ask for any size of pictures."""
+    model = build()
+    state = model.state_dict()
+    first = next(iter(state))
+    state[first] = torch.zeros(1).expand(10**6, 10**5)
+    torch.save({"state_dict": state, "config": asdict(model.config), "classes": model.classes}, tmp_path / "a.pt")
+    with pytest.raises(CheckpointError, match="it must hold dense tensors by name, with all of their values"):
+        load(tmp_path / "a.pt")
+    torch.save(state, tmp_path / "b.pt")
+    with pytest.raises(ValueError, match="dense tensors by name, with all of their values"):
+        foreign.read_state(tmp_path / "b.pt")
+    for odd in (torch.zeros(2, device="meta"), torch.nested.nested_tensor([torch.zeros(2), torch.zeros(3)])):
+        torch.save({**state, first: odd}, tmp_path / "c.pt")
+        with pytest.raises(ValueError, match="dense tensors by name, with all of their values"):
+            foreign.read_state(tmp_path / "c.pt")
+    with pytest.raises(ValueError, match="1000000 x 1000000 pixels, more than the 134,217,728 that a clip may have"):
+        Config(classes=3, size=10**6)

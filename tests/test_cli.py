@@ -817,6 +817,34 @@ class TestProcesses:
         monkeypatch.setattr("explain.many.in_processes", None)  # what is finished needs none
         assert main(["a.mp4", "c.mp4", *options, "--processes", "2"]) == 0
 
+    def test_after_a_kill_the_old_result_is_back_and_nothing_else_is_left(
+        self, run: Callable[..., int], make_video: Make, tmp_path: Path, small_figures: None
+    ) -> None:
+        """It was killed with --overwrite, when the old result was moved away and the new one was not yet there."""
+        source, folder = make_video("a.mp4"), tmp_path / "viz" / "a"
+        assert run(source) == 0
+        made = (folder / "manifest.json").read_bytes()
+        left = folder.with_name(f"{explain.result._beginning(folder)}01234567")
+        folder.rename(left.with_name(f"{left.name}-old"))
+        left.mkdir()
+        (left / "overlay.mp4").write_bytes(b"half")
+        assert run(source) == 0
+        assert listing(tmp_path / "viz") == ["a"]
+        assert (folder / "manifest.json").read_bytes() == made
+
+    def test_two_runs_do_not_make_the_same(
+        self,
+        run: Callable[..., int],
+        make_video: Make,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        small_figures: None,
+    ) -> None:
+        monkeypatch.setattr("stabn.command.lock", lambda file: False)  # another process has it
+        assert run(make_video("a.mp4")) == 1
+        assert f"another run is making {tmp_path / 'viz' / 'a'}: wait for its end" in capsys.readouterr().err
+
     def test_what_a_killed_process_left_is_cleared_up(self, tmp_path: Path) -> None:
         """It was killed when the old result was moved away, and the new one was not yet there."""
         folder, other = (tmp_path / f"{5 * 'long name '}{k}" for k in range(2))

@@ -206,7 +206,7 @@ class TestCommand:
         with monkeypatch.context() as patch:
             patch.setattr(evaluate, "look", dying)
             assert run() == 130
-        assert "goes on from here" in capsys.readouterr().err
+        assert "goes on from there" in capsys.readouterr().err
         assert run("--segments", 2) == 2  # what is there is of another study
         assert "other segments" in capsys.readouterr().err
         calls.clear()

@@ -142,6 +142,12 @@ class TestExplain:
         with pytest.raises(ValueError, match="without one"):
             explain.explain(STABN(config), clip())
 
+    def test_what_is_not_finite_is_a_sentence(self, model: STABN) -> None:
+        with torch.no_grad():
+            model.stem[0].weight.fill_(3e38)
+        with pytest.raises(ValueError, match="'stabn' found values that are not finite"):
+            explain.explain(model, clip())
+
 
 class TestNotes:
     def test_flat_maps_are_said_to_be_flat(self) -> None:
@@ -248,6 +254,10 @@ class TestWindows:
     def test_gaps_and_nonsense_are_refused(self, window: float, stride: float) -> None:
         with pytest.raises(ValueError, match=r"must be longer than 0 s"):
             sliding(10, window, stride)
+
+    def test_a_clip_that_claims_to_last_for_years_does_not_take_all_memory(self) -> None:
+        with pytest.raises(ValueError, match="more than 100,000 in 1e\\+09 s: use a longer stride"):
+            sliding(1e9, 4, 2)
 
     def test_merged_by_hand(self) -> None:
         # Window 0..4 samples 1 s and 3 s, window 2..6 samples 3 s and 5 s: only 3 s is in both.

@@ -407,6 +407,7 @@ class TestEdits:
             {"clip": None},
             {"clip": "é"},
             {"clip": ["x"]},
+            {"clip": "\ud800"},
             {"temporal": [0, 1]},
             {"temporal": [0] * 1_000_000},
             {"temporal": [0, 1, float("nan")]},

@@ -179,3 +179,43 @@ def test_an_unknown_option_is_wrong_use():
     with pytest.raises(SystemExit) as stop:
         train.main(["--setps", "3"])
     assert stop.value.code == 2
+
+
+def test_a_missing_file_of_weights_is_wrong_use(options, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--out", str(options.out), "--init", "gone.safetensors"])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: --init: gone.safetensors is neither a file nor the name of")
+
+
+def test_the_log_is_cut_back_in_place(tmp_path):
+    log = tmp_path / "log.jsonl"
+    whole = '{"step": 20}\n{"step": 40}\n'
+    for rest in ("", '{"step": 60}\n{"step": 80}\n', '{"step": 4', "rubbish\n", '{"step": 40}'):
+        log.write_text(whole + rest)
+        train.keep_log(log, 40)
+        assert log.read_text() == whole
+
+
+@pytest.mark.parametrize(
+    "changed", [{"network": {}}, {"optimizer": {"state": {}}}, {"random": None}, {"step": 10**9}, {"seconds": "x"}]
+)
+def test_a_state_that_does_not_fit_is_a_sentence(options, monkeypatch, changed):
+    state_file = options.out.with_name(f"{options.out.name}.resume")
+    options = replace(options, save_every=1)
+    killed_after(monkeypatch, 1, options)
+    state = torch.load(state_file, weights_only=True)
+    torch.save(state | changed, state_file)
+    with pytest.raises(ValueError, match="is damaged, or no state of stabn-train: remove it"):
+        train.train(options)
+
+
+def test_what_a_killed_run_left_half_written_is_removed(options):
+    options.out.parent.mkdir(exist_ok=True)
+    left = [options.out.with_name(f".{options.out.name}.01234567.tmp"), Path(f"{options.out}.resume.partial")]
+    other = options.out.with_name(".other.safetensors.01234567.tmp")
+    for each in (*left, other):
+        each.touch()
+    with train.writing(options.out):
+        assert not any(each.exists() for each in left)
+    assert other.exists()
