@@ -154,7 +154,7 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
             if session is None or session.path != path or session.model is not model:
                 session = actions.prepare(job, model, path, root, known)
                 sessions.put(key, session, job)
-            actions.look(job, session, methods)
+            actions.look(job, session, methods or [])
             return session
 
         yield from _live(sessions, key, work)
@@ -180,16 +180,19 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
 
         def work(job: Job) -> Session:
             session = _open(sessions, key, event)
-            actions.look(job, session, list(session.explanations), int(event.index))
+            index = _data(event).get("index")
+            if type(index) is not int:
+                raise ValueError("This class cannot be read: reload the page.")
+            actions.look(job, session, list(session.explanations), index)
             return session
 
         yield from _live(sessions, key, work)
 
     def edit(event: gr.EventData, request: gr.Request) -> Any:
-        told = {key: event._data.get(key) for key in ("clip", "seq")}
+        told = {key: _data(event).get(key) for key in ("clip", "seq")}
         try:
             session = _open(sessions, str(request.session_hash), event)
-            new = actions.edit(session, event._data)
+            new = actions.edit(session, _data(event))
             return gr.update(answer={**told, "rows": rows(session, new if session.edited else None)})
         except ValueError as error:
             return gr.update(answer=told, status=_problem(error))
@@ -229,11 +232,12 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
             raise gr.Error(str(error), print_exception=False) from None
         return gr.Dropdown(choices=_titles(model.methods), value=[model.first])
 
-    def pick(event: gr.SelectData) -> str:
-        return str(clips[event.index].path)
+    def pick(event: gr.SelectData) -> Any:
+        known = type(event.index) is int and 0 <= event.index < len(clips)
+        return str(clips[event.index].path) if known else gr.skip()
 
     def pick_by_key(event: gr.EventData) -> Any:
-        return next((str(clip.path) for clip in clips if clip.key == event.key), gr.skip())
+        return next((str(clip.path) for clip in clips if clip.key == _data(event).get("key")), gr.skip())
 
     def leave(request: gr.Request) -> None:
         sessions.drop(str(request.session_hash))
@@ -412,8 +416,13 @@ def _open(sessions: Sessions, key: str, event: gr.EventData) -> Session:
     session = sessions.get(key)
     if session is None:
         raise ValueError("This clip was let go after half an hour without use: explain it again.")
-    guard.check_clip(event._data.get("clip"), session.id)
+    guard.check_clip(_data(event).get("clip"), session.id)
     return session
+
+
+def _data(event: gr.EventData) -> dict[str, Any]:
+    """What the player sent with an event; nothing, if it is no dictionary and so not from the player."""
+    return event._data if isinstance(event._data, dict) else {}
 
 
 def _titles(methods: Sequence[str]) -> list[tuple[str, str]]:
