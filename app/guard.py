@@ -127,7 +127,7 @@ def clip_id() -> str:
 
 def check_clip(given: object, clip: str) -> None:
     """Raises EditError unless `given`, from the browser, is the id of this session's `clip`."""
-    if not isinstance(given, str) or not hmac.compare_digest(given.encode(), clip.encode()):
+    if not isinstance(given, str) or not hmac.compare_digest(given.encode(errors="replace"), clip.encode()):
         raise EditError("This is about a clip that is no longer open here: explain it again.")
 
 
