@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test tables clean
+.PHONY: demo test tables soak clean
 
 # A real clip that ships with gradio, and a generated one whose evidence is known.
 demo: .venv/ready
@@ -31,6 +31,11 @@ tables: .venv/ready
 	$(BIN)/python -m stabn.synthetic viz/clips/figure.mp4 --seed 20
 	$(BIN)/stabn-explain viz/clips/figure.mp4 --out viz --overwrite
 	$(BIN)/python -c "from PIL import Image; i = Image.open('viz/figure/figure.png'); i.resize((i.width // 2, i.height // 2)).save('docs/figure.png', optimize=True)"
+
+# Everything attacked, hours long; it goes on where it was stopped, and writes docs/reliability.md. CLIPS=FOLDER damages
+# real videos too.
+soak: .venv/ready
+	$(BIN)/python benchmarks/soak.py --rounds 10 --minutes 600 $(if $(CLIPS),--clips $(CLIPS))
 
 .venv/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "stabn needs Python 3.11 or newer, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 ...")'

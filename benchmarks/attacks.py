@@ -23,6 +23,7 @@ from fractions import Fraction
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unittest import mock
 
 import av
 import cv2
@@ -88,7 +89,7 @@ class Stage:
         """PyTorch; with it what else attempts use is imported, so that not each of them does it."""
         import torch
 
-        for name in ("explain.inversion", "explain.labelled", "explain.metrics", "stabn.engine"):
+        for name in ("explain.inversion", "explain.labelled", "explain.metrics", "stabn.engine", "torch._dynamo"):
             importlib.import_module(name)
         torch.set_num_threads(1)  # threads do not survive a fork
         return torch
@@ -144,8 +145,9 @@ class Stage:
 @contextlib.contextmanager
 def staged(clips: Path | None, minutes: float) -> Iterator[Stage]:
     with tempfile.TemporaryDirectory(prefix="stage-") as name:
-        os.environ["MPLCONFIGDIR"] = os.environ["TORCHINDUCTOR_CACHE_DIR"] = name  # what these libraries keep
-        yield Stage(Path(name), clips, minutes)
+        kept = {"MPLCONFIGDIR": name, "TORCHINDUCTOR_CACHE_DIR": name, "GRADIO_TEMP_DIR": f"{name}/cache"}
+        with mock.patch.dict(os.environ, kept):  # where libraries keep what they make
+            yield Stage(Path(name), clips, minutes)
 
 
 os.environ.setdefault("SVT_LOG", "1")  # errors only
@@ -881,7 +883,6 @@ def _wild(chance: Generator, depth: int = 2) -> Any:
 def _(stage: Stage, number: int, chance: Generator) -> Iterator[Case]:
     from app import actions, guard
 
-    os.environ["GRADIO_TEMP_DIR"] = str(stage.folder / "cache")
     kept, reader.apart = reader.apart, _inside  # type: ignore[assignment]
     try:
         model = actions.Model("tiny", actions._opened(str(stage.checkpoint), "cpu"))
