@@ -75,10 +75,12 @@ def _exported(job: Job, session: Session, out: Path, weights: str) -> list[Path]
         np.savez(result / "what_if.npz", **edited)
     files = sorted(file for file in result.rglob("*") if file.is_file())
     whole = out / f"{source.stem}.zip"
-    with zipfile.ZipFile(whole, "w") as archive:  # video and npz are packed already
+    unfinished = whole.with_suffix(".zip.tmp")
+    with zipfile.ZipFile(unfinished, "w") as archive:  # video and npz are packed already
         for file in files:
             archive.write(file, Path(source.stem) / file.relative_to(result))
         archive.write(source, Path(source.stem) / source.relative_to(out))
+    unfinished.rename(whole)
     shutil.rmtree(source.parent)
     inner = [file.relative_to(result).parts for file in files]
     return [whole, *(f if len(p) == 1 else f.rename(out / "-".join(p)) for f, p in zip(files, inner, strict=True))]

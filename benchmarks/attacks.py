@@ -30,6 +30,7 @@ import cv2
 import numpy as np
 from numpy.random import Generator
 from soak import ROUNDS, Case, attack
+from tqdm import tqdm
 
 import stabn.train
 from app import reader
@@ -91,7 +92,7 @@ class Stage:
 
         for name in ("explain.inversion", "explain.labelled", "explain.metrics", "stabn.engine", "torch._dynamo"):
             importlib.import_module(name)
-        torch.set_num_threads(1)  # threads do not survive a fork
+        torch.set_num_threads(1)
         return torch
 
     @cached_property
@@ -144,6 +145,8 @@ class Stage:
 
 @contextlib.contextmanager
 def staged(clips: Path | None, minutes: float) -> Iterator[Stage]:
+    cv2.setNumThreads(1)  # threads do not survive a fork
+    tqdm.monitor_interval = 0
     with tempfile.TemporaryDirectory(prefix="stage-") as name:
         kept = {"MPLCONFIGDIR": name, "TORCHINDUCTOR_CACHE_DIR": name, "GRADIO_TEMP_DIR": f"{name}/cache"}
         with mock.patch.dict(os.environ, kept):  # where libraries keep what they make

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import math
 import os
@@ -408,7 +409,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long, and go on next time")
     parser.add_argument("--only", action="append", default=[], metavar="WORD", help="families, or words in names")
     parser.add_argument("--clips", type=Path, help="a folder of real videos to damage too, up to ten")
-    parser.add_argument("--fresh", action="store_true", help="forget what was kept of these attacks")
+    parser.add_argument("--fresh", action="store_true", help="again what was done before")
     parser.add_argument("--list", action="store_true", help="name the attacks")
     parser.add_argument("--kept", type=Path, default=KEPT, help="where outcomes are kept (the table lies beside it)")
     options = parser.parse_args(arguments)
@@ -423,34 +424,38 @@ def main(arguments: list[str] | None = None) -> int:
     if options.list:
         print("\n".join(f"{each.family}: {each.name}" for each in chosen))
         return 0
-    kept = json.loads(options.kept.read_text("utf-8")) if options.kept.exists() else {"attacks": {}}
-    kept["machine"] = machine()
     deadline = time.monotonic() + 60 * options.minutes
     warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork.*")
     sys.dont_write_bytecode = True
     found = 0
     with attacks.staged(options.clips, options.minutes) as stage:
-        for number in range(options.rounds):
-            for each in chosen:
-                rounds = kept["attacks"].setdefault(f"{each.family}: {each.name}", {})
-                if str(number) in rounds and not (options.fresh and not number):
-                    continue
-                if time.monotonic() > deadline:
-                    break
-                print(f"round {number}, {each.family}: {each.name}", flush=True)
-                played = play(each, stage, number, deadline if each.family != "page" else float("inf"))
-                if played is None:
-                    break
-                if options.fresh and not number:
-                    rounds.clear()
-                rounds[str(number)] = played
-                print("  {inputs} inputs: {results} results, {refusals} refusals, ".format(**played), end="")
-                print("{} faults; {seconds} s".format(len(played["faults"]), **played), flush=True)
-                found += len(played["faults"])
-                options.kept.parent.mkdir(exist_ok=True)
-                options.kept.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", "utf-8")
-    options.kept.with_suffix(".md").write_text(text(kept), "utf-8")
+        for number, each in itertools.product(range(options.rounds), chosen):
+            name = f"{each.family}: {each.name}"
+            if str(number) in read(options.kept)["attacks"].get(name, {}) and not options.fresh:
+                continue
+            if time.monotonic() > deadline:
+                break
+            print(f"round {number}, {name}", flush=True)
+            played = play(each, stage, number, deadline if each.family != "page" else float("inf"))
+            if played is None:
+                break
+            faults_found = len(played["faults"])
+            print("  {inputs} inputs: {results} results, {refusals} refusals, ".format(**played), end="")
+            print(f"{faults_found} faults; {played['seconds']} s", flush=True)
+            found += faults_found
+            kept = read(options.kept)  # again: another soak may have added to it
+            kept["machine"] = machine()
+            kept["attacks"].setdefault(name, {})[str(number)] = played
+            options.kept.parent.mkdir(exist_ok=True)
+            options.kept.write_text(json.dumps(kept, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    if options.kept.exists():
+        options.kept.with_suffix(".md").write_text(text(read(options.kept)), "utf-8")
     return int(found > 0)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What is kept of all attacks, by name and round."""
+    return json.loads(path.read_text("utf-8")) if path.exists() else {"attacks": {}}
 
 
 if __name__ == "__main__":

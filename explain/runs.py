@@ -222,7 +222,7 @@ class Folder:
 
     def write(self, name: str, content: bytes) -> None:
         """A file of the folder, whole or not at all."""
-        temporary = self.path / f".{name}.{secrets.token_hex(4)}.tmp"
+        temporary = self.path / f".{self.name}.{secrets.token_hex(4)}.tmp"  # `begin` removes what a killed run left
         try:
             temporary.write_bytes(content)
             os.replace(temporary, self.path / name)

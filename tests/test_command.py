@@ -114,7 +114,7 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
 
 def test_one_study_at_a_time(tmp_path: Path) -> None:
     folder, study = Folder(tmp_path, "study", "stabn-test"), {"data": {"clips": 1}}
-    (tmp_path / ".study.json.0123abcd.tmp").touch()  # of one that was killed
+    (tmp_path / ".study.0123abcd.tmp").touch()  # of one that was killed
     assert folder.begin(study, [0], False) == (None, {})
     assert [path.name for path in tmp_path.iterdir()] == ["study.partial.jsonl"]
     with holding(folder.partial), pytest.raises(UsageError, match="another run is adding to"):
