@@ -61,7 +61,7 @@ def jobs(stage: Stage) -> list[Job]:
         Job("stabn-eval", lambda folder: evaluate.main([*study, "--out", "."]), partial(studied, "evaluation"), 1),
         Job("stabn-ablate", lambda folder: ablate.main([*study, "--out", "."]), partial(studied, "ablation"), 1),
         Job("stabn-train", lambda folder: stabn.train.main(["--out", "a.safetensors", *train]), trained, 1),
-        Job("the page's export", partial(exported, stage), packed, 1),
+        Job("export", partial(exported, stage), packed, 1),
     ]
 
 
@@ -189,7 +189,7 @@ def _each(what: str, number: int = 5) -> Any:
 
     def put(make: Callable[[Stage, Job, int, Generator], Iterator[Outcome]]) -> Any:
         for turn, name in enumerate(
-            ("stabn-explain", "stabn-eval", "stabn-ablate", "stabn-train", "the page's export")
+            ("stabn-explain", "stabn-eval", "stabn-ablate", "stabn-train", "export")
         ):
             if turn < number:
 

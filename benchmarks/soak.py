@@ -9,8 +9,8 @@ outside the output folder, something half-made that looks finished.
 
 A round draws its inputs from its number alone, and ten rounds are the whole: every 1 % of each file, 500 damaged copies
 of each, 50 moments to be killed at. What each attack gave is kept in docs/reliability.json as soon as it is done; the
-same command goes on from there, and writes docs/reliability.md from it. `--only` takes families or words in the names
-of attacks; `--only page --minutes 10` lets 20 visitors, good, bad and hostile, at the web page for ten minutes. Exit
+same command goes on from there, and writes docs/reliability.md from it. `--only` takes parts of the names that `--list`
+tells; `--only page --minutes 10` lets 20 visitors, good, bad and hostile, at the web page for ten minutes. Exit
 code 1 if there was a fault. Linux only.
 """
 
@@ -407,7 +407,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=1, help=f"up to {ROUNDS} make the whole (default: 1)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long, and go on next time")
-    parser.add_argument("--only", action="append", default=[], metavar="WORD", help="families, or words in names")
+    parser.add_argument("--only", action="append", default=[], metavar="WORD", help="part of a name, as --list tells them")
     parser.add_argument("--clips", type=Path, help="a folder of real videos to damage too, up to ten")
     parser.add_argument("--fresh", action="store_true", help="again what was done before")
     parser.add_argument("--list", action="store_true", help="name the attacks")
@@ -416,11 +416,8 @@ def main(arguments: list[str] | None = None) -> int:
     import attacks
     import faults  # noqa: F401
 
-    chosen = [
-        each
-        for each in ATTACKS
-        if not options.only or any(word == each.family or word in each.name for word in options.only)
-    ]
+    named = {f"{each.family}: {each.name}": each for each in ATTACKS}
+    chosen = [each for name, each in named.items() if not options.only or any(word in name for word in options.only)]
     if options.list:
         print("\n".join(f"{each.family}: {each.name}" for each in chosen))
         return 0

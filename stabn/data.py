@@ -328,7 +328,7 @@ def _names(path: Path) -> list[str]:
         content = _json(path)
         try:
             indices = {int(index): name for name, index in content.items()}
-        except (AttributeError, TypeError, ValueError):
+        except (AttributeError, TypeError, ValueError, OverflowError):  # the last one's is an infinite index
             raise DataError(f"{path} is no list of labels: it must be {{label: index}}") from None
         if sorted(indices) != list(range(len(content))):
             raise DataError(f"{path} has {len(content)} labels, their indices must be 0 to {len(content) - 1}")

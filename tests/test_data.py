@@ -209,6 +209,7 @@ class TestWhatIsWrong:
             ),
             ("something-something-v2-labels.json", "[1]", "is no list of labels"),
             ("something-something-v2-validation.json", "{", "is no JSON"),
+            ("something-something-v2-labels.json", '{"a": 1e400}', "is no list of labels: it must be"),
             ("something-something-v2-validation.json", "[" * 100_000, "is no JSON that is read here"),
             ("something-something-v2-validation.json", '[{"id": "\\ud800", "template": "a"}]', "is no JSON"),
             ("something-something-v2-validation.json", "[]", "is no list of clips"),
