@@ -188,9 +188,7 @@ def _each(what: str, number: int = 5) -> Any:
     """An attack for each of the first jobs."""
 
     def put(make: Callable[[Stage, Job, int, Generator], Iterator[Outcome]]) -> Any:
-        for turn, name in enumerate(
-            ("stabn-explain", "stabn-eval", "stabn-ablate", "stabn-train", "export")
-        ):
+        for turn, name in enumerate(("stabn-explain", "stabn-eval", "stabn-ablate", "stabn-train", "export")):
             if turn < number:
 
                 def cases(stage: Stage, round: int, chance: Generator, turn: int = turn) -> Iterator[Outcome]:

@@ -407,7 +407,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=1, help=f"up to {ROUNDS} make the whole (default: 1)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="stop after so long, and go on next time")
-    parser.add_argument("--only", action="append", default=[], metavar="WORD", help="part of a name, as --list tells them")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="WORD", help="part of a name, as --list tells them"
+    )
     parser.add_argument("--clips", type=Path, help="a folder of real videos to damage too, up to ten")
     parser.add_argument("--fresh", action="store_true", help="again what was done before")
     parser.add_argument("--list", action="store_true", help="name the attacks")
