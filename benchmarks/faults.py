@@ -349,8 +349,9 @@ def _(stage: Stage, number: int, chance: Generator) -> Iterator[Outcome]:
             both.append(Forked(lambda job=job, folder=folder: job.run(folder), folder, SLOW))
             ended = [judged(each) for each in both]
             worst = next((each for each in ended if each.kind == "fault"), None)
-            if worst is None and all(each.kind == "refusal" for each in ended):
-                worst = ended[0]._replace(kind="fault", said=f"neither came to its end: {ended[0].said}")
+            made = job.whole(folder / "out")  # each may leave to the other what that one is making
+            if worst is None and len(made) != job.made:
+                worst = ended[0]._replace(kind="fault", said=f"together they made {sorted(made)}: {ended[0].said}")
             yield worst or again(job, folder, ended[1])
 
 
@@ -365,6 +366,7 @@ def _(stage: Stage, number: int, chance: Generator) -> Iterator[Case | Outcome]:
         for name, mode in modes.items():
             (folder / name).chmod(mode)
         if os.getuid() == 0:
+            "".encode("utf-8-sig")  # Python reads a codec when it first needs it, and nobody may read this Python
             os.setgroups([])
             os.setgid(65534)
             os.setuid(65534)

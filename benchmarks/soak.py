@@ -116,6 +116,7 @@ class Forked:
 
     def _run(self, act: Callable[[], Any], folder: Path, seconds: int) -> None:
         os.setpgid(0, 0)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # whoever forked may have had another mind
         with open(os.devnull) as nothing:
             os.dup2(nothing.fileno(), 0)
         for number in (1, 2):

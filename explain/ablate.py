@@ -77,9 +77,7 @@ def run(options: Options) -> dict[str, Any]:
     look = partial(inversion.look, asked=asked)
     result, made = labelled.study(options, folder, model, source, look, summarise, rows=rows)
     if made:
-        folder.write("ablation.csv", _csv(result).encode())
-        folder.write("ablation.png", chart(result))
-        folder.finish(result)
+        folder.finish(result, {"ablation.csv": _csv(result).encode(), "ablation.png": chart(result)})
     return result
 
 

@@ -70,10 +70,8 @@ def run(options: Options) -> dict[str, Any]:
         options, folder, model, source, look, lambda found: summarise(found, model.classes) | {"published": published}
     )
     if made:
-        folder.write("evaluation.csv", _csv(result).encode())
-        folder.write("confusion.csv", _confusion_csv(result).encode())
-        folder.write("evaluation.png", chart(result))
-        folder.finish(result)
+        tables = {"evaluation.csv": _csv(result).encode(), "confusion.csv": _confusion_csv(result).encode()}
+        folder.finish(result, {**tables, "evaluation.png": chart(result)})
     return result
 
 

@@ -11,7 +11,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import wait
@@ -177,9 +177,17 @@ class Folder:
         self.write(self.partial.name, "".join(json.dumps(each) + "\n" for each in (study, *records.values())).encode())
         return None, records
 
-    def finish(self, result: dict[str, Any]) -> None:
-        """Writes the result, which is the last of its files, and removes the records."""
+    def finish(self, result: dict[str, Any], files: Mapping[str, bytes]) -> None:
+        """Writes the files and then the result, which is the last of them, and removes the records.
+
+        Raises OSError if one cannot be written, or somebody removes them meanwhile.
+        """
+        for name, content in files.items():
+            self.write(name, content)
         self.write(f"{self.name}.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
+        if gone := [name for name in files if not (self.path / name).exists()]:
+            (self.path / f"{self.name}.json").unlink(missing_ok=True)
+            raise OSError(f"{self.path}: {', '.join(gone)} disappeared just after it was written: start it again")
         self.partial.unlink(missing_ok=True)
 
     def _alone(self, file: IO[str]) -> None:

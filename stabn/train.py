@@ -10,7 +10,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -371,12 +371,18 @@ def train(options: Options) -> None:
 @contextmanager
 def writing(out: Path) -> Iterator[None]:
     """This process alone trains to `out`, and what a killed one left half written is removed. Raises ValueError."""
-    with alone(out.with_name(f"{out.name}.lock"), out):
-        names = (out.name, f"{out.stem}.last{out.suffix}")
-        left = [each for name in names for each in out.parent.glob(f".{glob.escape(name)}.*.tmp")]
-        for each in (*left, out.with_name(f"{out.name}.resume.partial")):
-            each.unlink(missing_ok=True)
-        yield
+    new = not out.parent.exists()
+    try:
+        with alone(out.with_name(f"{out.name}.lock"), out):
+            names = (out.name, f"{out.stem}.last{out.suffix}")
+            left = [each for name in names for each in out.parent.glob(f".{glob.escape(name)}.*.tmp")]
+            for each in (*left, out.with_name(f"{out.name}.resume.partial")):
+                each.unlink(missing_ok=True)
+            yield
+    finally:
+        if new:
+            with suppress(OSError):  # there is something in it
+                out.parent.rmdir()
 
 
 def _train(options: Options) -> None:

@@ -539,7 +539,7 @@ class TestResume:
         monkeypatch.setattr(ablate, "chart", fail)
         assert run("--clips", 2) == 1
         assert capsys.readouterr().err == "error: no font\n"
-        assert listing(tmp_path / "out") == ["ablation.csv", "ablation.partial.jsonl"]
+        assert listing(tmp_path / "out") == ["ablation.partial.jsonl"]
 
 
 class TestData:

@@ -120,3 +120,18 @@ def test_one_study_at_a_time(tmp_path: Path) -> None:
     with holding(folder.partial), pytest.raises(UsageError, match="another run is adding to"):
         folder.begin(study, [0], False)
     assert folder.begin(study, [0], False) == (None, {})
+
+
+def test_a_result_whose_files_are_removed_as_it_is_written_is_none(tmp_path: Path, monkeypatch) -> None:
+    folder = Folder(tmp_path, "study", "stabn-test")
+    whole = Folder.write
+
+    def write(self: Folder, name: str, content: bytes) -> None:
+        whole(self, name, content)
+        if name == "study.json":
+            (tmp_path / "study.csv").unlink()
+
+    monkeypatch.setattr(Folder, "write", write)
+    with pytest.raises(OSError, match=r"study\.csv disappeared just after it was written: start it again"):
+        folder.finish({}, {"study.csv": b"a", "study.png": b"b"})
+    assert [each.name for each in tmp_path.iterdir()] == ["study.png"]

@@ -85,9 +85,12 @@ def test_a_sample_of_each_family(
     family: str, word: str, stage: attacks.Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from app import reader, saved
+    from stabn import video
 
     for module in (reader, saved):
         monkeypatch.setattr(module, "apart", module.apart)  # attacks put theirs there, and this one comes back
+    for name in ("MAX_PIXELS", "MAX_FRAMES"):
+        monkeypatch.setattr(video, name, getattr(video, name))  # the page's reader lowers these, of its process
     [each] = [each for each in soak.ATTACKS if each.family == family and word in each.name]
     tried = 0
     for case in itertools.islice(each.cases(stage, 0, np.random.default_rng(0)), 0, None, SAMPLES[family][word]):
