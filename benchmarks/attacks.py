@@ -742,8 +742,7 @@ def _(stage: Stage, number: int, chance: Generator) -> Iterator[Case]:
 def _(stage: Stage, number: int, chance: Generator) -> Iterator[Case]:
     good = {f"{each.parent.name}/{each.name}": each.read_bytes() for each in sorted(stage.labelled.rglob("*.mp4"))}
 
-    def study(main: Any, text: bytes, extra: Sequence[str], folder: Path) -> int | None:
-        (folder / "in" / "list.csv").write_bytes(text)
+    def study(main: Any, extra: Sequence[str], folder: Path) -> int | None:
         arguments = ["--data", str(folder / "in" / "list.csv"), *extra]
         return main(arguments)
 
@@ -762,7 +761,7 @@ def _(stage: Stage, number: int, chance: Generator) -> Iterator[Case]:
             "cpu",
         ]
         for name, main in (("stabn-eval", evaluate.main), ("stabn-ablate", ablate.main)):
-            yield Case(f"{name}, copy {turn}", partial(study, main, text, options), files)
+            yield Case(f"{name}, copy {turn}", partial(study, main, options), files)
 
 
 # --------------------------------------------------------------------------------------- the page: results and edits

@@ -197,7 +197,9 @@ def _memory() -> int:
 def judged(process: Forked, memory: int = MEMORY, killed: bool = False) -> Outcome:
     """Waits for a process and says what its end is. If it was `killed` on purpose, that is a result."""
     ended = process.wait()
-    took, said = time.monotonic() - process.began, process.said()
+    # An interrupt that reaches Python within a callback of its own is told and lost there: nobody else hears of it.
+    lost = r"Exception ignored in: .*\nTraceback \(most recent call last\):\n(?:  .*\n|\n)*KeyboardInterrupt: *\n"
+    took, said = time.monotonic() - process.began, re.sub(lost, "", process.said())
     if ended is None:
         return Outcome("fault", f"hang: not done after {took:.0f} s", took, 0)
     status, peak = ended[0], max(0, ended[1] - process.held)

@@ -23,7 +23,7 @@ from explain import runs
 from explain.models import Classifier, classifier
 from stabn import __version__, checkpoint, synthetic
 from stabn.clips import Clips, Item, segmented
-from stabn.command import UsageError
+from stabn.command import UsageError, held
 from stabn.data import read
 from stabn.model import STABN
 
@@ -171,7 +171,9 @@ def looked(
         worker_init_fn=runs.alone,
         generator=torch.Generator(),  # else it draws from the caller's stream of chance
     )
-    for items in loader:
+    with held():
+        clips = iter(loader)  # which starts the processes
+    for items in clips:
         yield look(model, items)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -65,6 +67,23 @@ def lock(file: IO[Any]) -> bool:
     except OSError:
         pass
     return True
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Ctrl-C waits until this is over: Python loses it, with a traceback, while it forks. Processes that are started
+    within never see it, their parent ends them."""
+    if threading.current_thread() is not threading.main_thread():  # where no interrupt comes
+        yield
+        return
+    heard: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: heard.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if heard:
+        signal.raise_signal(signal.SIGINT)
 
 
 @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,7 +15,7 @@ import stabn
 from explain import ablate, benchmark, cli, evaluate
 from explain.runs import Folder
 from stabn import train
-from stabn.command import UsageError, alone, command, in_words
+from stabn.command import UsageError, alone, command, held, in_words
 
 COMMANDS = ("explain.cli", "explain.ablate", "explain.evaluate", "explain.benchmark", "stabn.train", "app.page")
 OTHER = "import sys; from pathlib import Path; from stabn.command import lock; "
@@ -135,3 +136,18 @@ def test_a_result_whose_files_are_removed_as_it_is_written_is_none(tmp_path: Pat
     with pytest.raises(OSError, match=r"study\.csv disappeared just after it was written: start it again"):
         folder.finish({}, {"study.csv": b"a", "study.png": b"b"})
     assert [each.name for each in tmp_path.iterdir()] == ["study.png"]
+
+
+def test_an_interrupt_waits_while_processes_are_started() -> None:
+    seen = []
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever started the tests may ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt), held():  # noqa: PT012 (it is raised at the end)
+            signal.raise_signal(signal.SIGINT)
+            seen.append("within")
+        assert seen == ["within"]
+        with held():
+            pass
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
