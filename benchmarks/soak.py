@@ -308,7 +308,7 @@ def machine() -> dict[str, str]:
     return {
         "processor": f"{(model or [platform.machine()])[0]}, {os.cpu_count()} cores",
         "memory_of_machine": f"{total:.0f} GiB",
-        "system": f"Linux {platform.release()}, Python {platform.python_version()}",
+        "system": f"Linux {platform.release().partition('-')[0]}, Python {platform.python_version()}",
         "libraries": ", ".join(f"{name} {metadata.version(name)}" for name in names),
     }
 
