@@ -5,25 +5,29 @@ before a varied scene; the label is one of Something-Something V2's own class na
 the mask of the acting things (where) and the frames in which the action happens (when).
 
 Each clip is a pure function of its seed; seed % len(CLASSES) is its label. Seeds below 10**9 are for evaluation,
-those from 10**9 on for training. Coordinates: the view is the unit square, x to the right, y downwards; the
-world goes on beyond it. Time u runs from 0 to 1 over the clip.
+those from 10**9 on for training. Nothing but the motion gives the label away: an action may lie anywhere in the clip
+and pause, the camera shakes, and what has no part in the action sways, flickers and fidgets, but goes nowhere.
+
+Coordinates: the view is the unit square, x to the right, y downwards; the world goes on beyond it. Time u runs from 0
+to 1 over the clip. What things look like is drawn in `stabn.scenery`.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from itertools import pairwise
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-VERSION = 1
-TRAINING_SEEDS = 10**9  # the first seed that may be trained on
+from stabn import scenery
+from stabn.scenery import Bytes, Floats, Sprite
 
-Floats = NDArray[Any]  # float32 or float64
-Bytes = NDArray[Any]  # uint8
+VERSION = 2
+TRAINING_SEEDS = 10**9  # the first seed that may be trained on
 
 
 class Sample(NamedTuple):
@@ -37,10 +41,9 @@ class Sample(NamedTuple):
 
 @dataclass
 class _Layer:
-    """A picture that moves through the clip: premultiplied RGBA, its centre and scale, a pose for each frame."""
+    """A picture that moves through the clip: where its anchor is, its scale and angle in each frame."""
 
-    sprite: Bytes  # (h, w, 4) uint8, premultiplied alpha
-    anchor: tuple[float, float]  # the sprite's pixel that is put at (x, y)
+    sprite: Sprite
     unit: float  # length of one sprite pixel in the world, at scale 1
     x: Floats  # (T,)
     y: Floats
@@ -48,6 +51,7 @@ class _Layer:
     angle: Floats  # radians, clockwise on the screen
     acting: bool = False
     depth: float = 1.0  # how far the layer moves when the camera moves (parallax)
+    light: Floats | None = None  # (T,) what its own colour is multiplied by
 
 
 @dataclass
@@ -69,7 +73,10 @@ class _Scene:
     px: float  # picture pixels for one world unit
     u: Floats  # (T,) time
     p: Floats  # (T,) progress of the action, 0 to 1
+    start: float  # when it begins and ends, in u
+    end: float
     camera: _Camera
+    close: float  # how near the camera is: hands and things are so much larger
     layers: list[_Layer] = field(default_factory=list)
     still: bool = False  # nothing ever moves: every frame is an action frame
 
@@ -83,164 +90,25 @@ def _smooth_noise(rng: Generator, count: int, amplitude: float, cells: int) -> F
     return (amplitude * np.interp(np.linspace(0, cells + 2, count), np.arange(cells + 3), knots)).astype(np.float32)
 
 
-def _colour(rng: Generator) -> Floats:
-    """A colour as objects have them: any hue, often muted. (3,) float in 0..255."""
-    hsv = np.array([[[rng.integers(180), int(255 * rng.beta(1.3, 1.3)), int(rng.uniform(40, 255))]]], np.uint8)
-    return cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0].astype(np.float32)
-
-
-def _texture(rng: Generator, height: int, width: int, contrast: float) -> Floats:
-    """(height, width, 1) multiplicative texture around 1: noise in octaves, stripes, checks or dots."""
-    kind = rng.integers(5)
-    yy, xx = np.mgrid[0:height, 0:width].astype(np.float32)
-    angle, period = rng.uniform(0, np.pi), rng.uniform(0.06, 0.35) * max(height, width)
-    a = (xx * np.cos(angle) + yy * np.sin(angle)) * (2 * np.pi / period)
-    b = (yy * np.cos(angle) - xx * np.sin(angle)) * (2 * np.pi / period)
-    if kind == 0:
-        value = np.sin(a)
-    elif kind == 1:
-        value = np.sign(np.sin(a)) * np.sign(np.sin(b))
-    elif kind == 2:
-        value = np.where(np.cos(a) + np.cos(b) > 0.9, 1.0, -0.3)
-    else:
-        value = np.zeros((height, width), np.float32)
-        for octave in range(4):
-            n = 2 ** (octave + 1) + 1
-            grid = rng.normal(0, 0.75**octave, (n, n)).astype(np.float32)
-            value = value + cv2.resize(grid, (width, height), interpolation=cv2.INTER_CUBIC)
-        if kind == 4:
-            value = np.sin(2 * value + 0.3 * a)  # wood, cloth
-    return (1 + contrast * value[..., None]).astype(np.float32)
-
-
-def _background(rng: Generator, px: int, photographs: Sequence[Bytes] | None) -> Bytes:
-    """(px, px, 3) scenery: a photograph, or a wall, a table and clutter."""
-    if photographs and rng.random() < 0.6:
-        photo = photographs[int(rng.integers(len(photographs)))]
-        h, w = photo.shape[:2]
-        side = int(min(h, w) * rng.uniform(0.5, 1.0))
-        top, left = rng.integers(h - side + 1), rng.integers(w - side + 1)
-        crop = cv2.resize(photo[top : top + side, left : left + side], (px, px), interpolation=cv2.INTER_AREA)
-        return crop[:, ::-1].copy() if rng.random() < 0.5 else crop
-    picture = _colour(rng) * _texture(rng, px, px, rng.uniform(0.03, 0.3))
-    if rng.random() < 0.6:  # a table's edge, slightly tilted
-        edge = int(px * rng.uniform(0.3, 0.7)) + rng.uniform(-0.2, 0.2) * (np.arange(px) - px / 2)
-        below = np.arange(px)[:, None] > edge[None]
-        picture = np.where(below[..., None], _colour(rng) * _texture(rng, px, px, rng.uniform(0.03, 0.25)), picture)
-    light = np.linspace(rng.uniform(0.6, 1), rng.uniform(0.6, 1), px, dtype=np.float32)
-    picture = np.clip(picture * (light[:, None, None] if rng.random() < 0.5 else light[None, :, None]), 0, 255)
-    canvas = np.ascontiguousarray(picture.astype(np.uint8))
-    for _ in range(int(rng.choice([0, 2, 6, 14, 25]))):  # clutter: books, papers, cables, stains
-        colour = tuple(int(c) for c in _colour(rng))
-        centre, kind = rng.uniform(0, px, 2), rng.integers(3)
-        if kind == 0:
-            box = cv2.boxPoints((tuple(centre), tuple(rng.uniform(0.03, 0.3, 2) * px), rng.uniform(0, 90)))
-            cv2.fillConvexPoly(canvas, box.astype(np.int32), colour, cv2.LINE_AA)
-        elif kind == 1:
-            axes = rng.uniform(0.02, 0.12, 2) * px
-            cv2.ellipse(canvas, (tuple(centre), tuple(2 * axes), rng.uniform(0, 180)), colour, -1, cv2.LINE_AA)
-        else:
-            points = (centre + np.cumsum(rng.normal(0, 0.12 * px, (5, 2)), 0)).astype(np.int32)
-            cv2.polylines(canvas, [points], False, colour, int(rng.integers(1, 4)), cv2.LINE_AA)
-    return canvas
-
-
-def _premultiply(colour: Floats, alpha: Floats) -> Bytes:
-    """(h, w, 3) colour in 0..255 and (h, w) alpha in 0..1 to premultiplied RGBA."""
-    rgba = np.concatenate([np.clip(colour, 0, 255) * alpha[..., None], 255 * alpha[..., None]], -1)
-    return (rgba + 0.5).astype(np.uint8)
-
-
-def _shaded(rng: Generator, alpha: Bytes, px: int, texture: float) -> Bytes:
-    """Coloured, textured, lit sprite of a supersampled shape: (H, W) uint8 to (px, px * W / H, 4)."""
-    width = max(2, round(px * alpha.shape[1] / alpha.shape[0]))
-    cover = cv2.resize(alpha, (width, px), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
-    colour = _colour(rng) * _texture(rng, px, width, texture)
-    yy, xx = np.mgrid[-1 : 1 : px * 1j, -1 : 1 : width * 1j].astype(np.float32)
-    direction = rng.uniform(0, 2 * np.pi)
-    light = 1 + rng.uniform(0, 0.35) * (np.cos(direction) * xx + np.sin(direction) * yy)
-    return _premultiply(colour * light[..., None], cover)
+def _wander(rng: Generator, count: int, amplitude: float, cells: int) -> Floats:
+    """(count,) smooth random curve that ends where it began."""
+    curve = _smooth_noise(rng, count, amplitude, cells)
+    return curve - np.linspace(curve[0], curve[-1], count, dtype=np.float32)
 
 
 def _object(scene: _Scene, radius: float, x: Floats, y: Floats, acting: bool = False) -> _Layer:
-    """A thing of about `radius` (world units): box, ball, bottle, mug, star, ring, or a random outline."""
+    """A thing of about `radius` (world units) at (x, y)."""
     rng, px = scene.rng, max(8, round(2.6 * radius * scene.px))
-    canvas: Bytes = np.zeros((96, 96), np.uint8)
-    kind = rng.integers(7)
-    if kind == 0:
-        w, h = rng.uniform(22, 40, 2)
-        cv2.fillConvexPoly(canvas, cv2.boxPoints(((48, 48), (2 * w, 2 * h), 0)).astype(np.int32), 255)
-    elif kind == 1:
-        cv2.ellipse(canvas, (48, 48), tuple(int(v) for v in rng.integers(26, 42, 2)), 0, 0, 360, 255, -1)
-    elif kind == 2:  # bottle
-        w = int(rng.integers(12, 22))
-        cv2.rectangle(canvas, (48 - w, 34), (48 + w, 90), 255, -1)
-        cv2.ellipse(canvas, (48, 36), (w, 12), 0, 0, 360, 255, -1)
-        cv2.rectangle(canvas, (48 - w // 3 - 2, 6), (48 + w // 3 + 2, 40), 255, -1)
-    elif kind == 3:  # mug
-        cv2.rectangle(canvas, (22, 18), (66, 80), 255, -1)
-        cv2.ellipse(canvas, (68, 48), (16, 18), 0, 0, 360, 255, 6)
-    elif kind == 4:  # ring
-        cv2.circle(canvas, (48, 48), 34, 255, int(rng.integers(10, 20)))
-    else:  # a star or a random outline
-        n = int(rng.integers(5, 12))
-        angles = np.linspace(0, 2 * np.pi, 2 * n if kind == 5 else n, endpoint=False)
-        radii = np.where(np.arange(len(angles)) % 2, 40, rng.uniform(18, 36)) if kind == 5 else rng.uniform(20, 42, n)
-        points = 48 + np.stack([radii * np.cos(angles), radii * np.sin(angles)], 1)
-        cv2.fillPoly(canvas, [points.astype(np.int32)], 255)
-    if rng.random() < 0.3:
-        canvas = cv2.GaussianBlur(canvas, (0, 0), 2)
-    sprite = _shaded(rng, canvas, px, rng.uniform(0, 0.45))
     angle = scene.constant(rng.choice([0.0, rng.uniform(-0.5, 0.5), rng.uniform(-3, 3)]))
-    unit = 2.4 * radius / px
-    return _Layer(sprite, (px / 2, px / 2), unit, x, y, scene.constant(1), angle, acting)
-
-
-_SKIN = np.array(
-    [[255, 219, 190], [238, 187, 150], [205, 150, 110], [160, 105, 70], [105, 68, 46], [70, 46, 34]], np.float32
-)
+    return _Layer(scenery.thing(rng, px), 2.4 * radius / px, x, y, scene.constant(1), angle, acting)
 
 
 def _hand(scene: _Scene, width: float, x: Floats, y: Floats, towards: float, acting: bool = False) -> _Layer:
     """A hand at (x, y) on an arm that leaves in the direction `towards` (radians) and goes on beyond the border."""
-    rng = scene.rng
-    unit_px, length = 24, 13.0  # supersampled pixels and arm length, in hand widths
-    h, w = int((length + 2.4) * unit_px), 3 * unit_px
-    cx, cy = w / 2, 1.6 * unit_px  # the palm
-    skin, cloth = np.zeros((h, w), np.uint8), np.zeros((h, w), np.uint8)
-
-    def quad(canvas: Bytes, y0: float, y1: float, w0: float, w1: float) -> None:
-        corners = [(cx - w0, y0), (cx + w0, y0), (cx + w1, y1), (cx - w1, y1)]
-        cv2.fillConvexPoly(canvas, np.array(corners).astype(np.int32), 255)
-
-    cv2.ellipse(skin, (int(cx), int(cy)), (int(0.5 * unit_px), int(0.6 * unit_px)), 0, 0, 360, 255, -1)
-    spread, curl = rng.uniform(0.05, 0.28), rng.uniform(0.35, 1.0)
-    for finger in np.arange(4) - 1.5:
-        root = np.array([cx + 0.25 * unit_px * finger, cy - 0.35 * unit_px])
-        tip = root + unit_px * curl * np.array([np.sin(spread * finger), -np.cos(spread * finger)])
-        cv2.line(skin, root.astype(int).tolist(), tip.astype(int).tolist(), 255, max(3, unit_px // 5))
-    side = rng.choice([-1, 1])
-    thumb = (int(cx + side * unit_px * rng.uniform(0.6, 0.95)), int(cy - unit_px * rng.uniform(-0.1, 0.6)))
-    cv2.line(skin, (int(cx + side * 0.3 * unit_px), int(cy)), thumb, 255, unit_px // 4)
-    quad(skin, cy + 0.3 * unit_px, h, 0.36 * unit_px, 0.6 * unit_px)
-    sleeve = cy + unit_px * (rng.uniform(0.7, 3.5) if rng.random() < 0.6 else length)
-    quad(cloth, sleeve, h, 0.55 * unit_px, 0.8 * unit_px)
-
-    px = max(24, round((length + 2.4) * width * scene.px))  # sprite height in picture pixels
-    out_w = max(4, round(px * w / h))
-    xx = np.linspace(-1, 1, out_w, dtype=np.float32)
-    tone = _SKIN[rng.integers(len(_SKIN))] * rng.uniform(0.8, 1.1)
-    shade = (1 + rng.uniform(-0.3, 0.3) * xx)[:, None]
-    cover = [cv2.resize(c, (out_w, px), interpolation=cv2.INTER_AREA).astype(np.float32) / 255 for c in (skin, cloth)]
-    fabric = _colour(rng) * _texture(rng, px, out_w, rng.uniform(0, 0.25))
-    colour = np.where(cover[1][..., None] > 0.5, fabric, tone) * shade
-    sprite = _premultiply(colour, np.maximum(*cover))
-    scale_px = px / h
-    # At angle 0 the arm leaves downwards, that is towards pi / 2.
-    sway = _smooth_noise(rng, scene.frames, 0.05, 2)
-    angle = (towards - np.pi / 2 + sway).astype(np.float32)
-    anchor = (cx * out_w / w, (cy - 0.5 * unit_px) * scale_px)
-    return _Layer(sprite, anchor, width / (unit_px * scale_px), x, y, scene.constant(1), angle, acting)
+    sprite = scenery.hand(scene.rng, width * scene.px)
+    sway = _smooth_noise(scene.rng, scene.frames, 0.05, 2)
+    angle = (towards - np.pi / 2 + sway).astype(np.float32)  # at angle 0 the arm leaves downwards, towards pi / 2
+    return _Layer(sprite, scenery.ARM * width / len(sprite.rgba), x, y, scene.constant(1), angle, acting)
 
 
 def _arm_direction(rng: Generator) -> float:
@@ -248,31 +116,50 @@ def _arm_direction(rng: Generator) -> float:
     return float(np.pi / 2 + (rng.normal(0, 0.8) if rng.random() < 0.85 else rng.uniform(-np.pi, np.pi)))
 
 
-def _grip(scene: _Scene, thing: _Layer, radius: float, towards: float, acting: bool, visits: float = 0.35) -> None:
-    """Adds a hand that holds `thing` and follows it; sometimes it comes in before the action and leaves after it."""
+def _eased(s: Floats) -> Floats:
+    """From 0 to 1 with a soft start and end as s goes from 0 to 1; flat before and after."""
+    s = np.clip(s, 0, 1)
+    return s * s * (3 - 2 * s)
+
+
+def _visit(scene: _Scene, chance: float) -> Floats:
+    """(T,) from 0 to 1 how far a hand is away: it may come in before the action and leave after it, alike."""
+    rng, away = scene.rng, np.zeros(scene.frames, np.float32)
+    for wait in (scene.start - scene.u, scene.u - scene.end):
+        if rng.random() < chance:
+            away = np.maximum(away, _eased((wait - rng.uniform(0, 0.1)) / rng.uniform(0.12, 0.3)))
+    return away
+
+
+def _grip(
+    scene: _Scene, thing: _Layer, radius: float, towards: float, acting: bool, visits: float = 0.45, width: float = 0
+) -> None:
+    """Adds a hand, or two, that hold `thing` and follow it, and at times the shadow that it casts."""
     rng = scene.rng
-    reach = radius * rng.uniform(0.3, 0.9)
-    dx, dy = np.cos(towards), np.sin(towards)
-    away = np.zeros(scene.frames, np.float32)
-    if rng.random() < visits:
-        away = np.maximum(away, 0.9 * (1 - np.clip(scene.u / max(_start(scene), 1e-3), 0, 1)))
-    if rng.random() < visits:
-        end = _end(scene)
-        away = np.maximum(away, 0.9 * np.clip((scene.u - end) / max(1 - end, 1e-3), 0, 1))
-    x = thing.x + (reach + away) * dx * thing.scale
-    y = thing.y + (reach + away) * dy * thing.scale
-    hand = _hand(scene, rng.uniform(0.07, 0.125), x.astype(np.float32), y.astype(np.float32), towards, acting)
-    hand.scale, hand.depth = thing.scale, thing.depth
-    pair = [thing, hand] if rng.random() < 0.65 else [hand, thing]
-    scene.layers += pair
+    if rng.random() < 0.35:
+        _cast(scene, thing, radius)
+    hands = []
+    away = 1.1 * _visit(scene, visits)
+    other = np.pi - towards + rng.normal(0, 0.4)  # the arm on the other side
+    for arm in [towards] if rng.random() < 0.85 else [towards, other]:
+        dx, dy = np.cos(arm), np.sin(arm)
+        reach = radius * rng.uniform(0.3, 0.9)
+        x = thing.x + (reach * thing.scale + away) * dx
+        y = thing.y + (reach * thing.scale + away) * dy
+        size = width or _hand_width(scene)
+        hand = _hand(scene, size, x.astype(np.float32), y.astype(np.float32), arm, acting)
+        hand.scale, hand.depth = thing.scale, thing.depth
+        hands.append(hand)
+    scene.layers += [thing, *hands] if rng.random() < 0.65 else [*hands, thing]
 
 
-def _start(scene: _Scene) -> float:
-    return float(scene.u[np.argmax(scene.p > 0.01)])
-
-
-def _end(scene: _Scene) -> float:
-    return float(scene.u[np.argmax(scene.p > 0.99)]) if scene.p[-1] > 0.99 else 1.0
+def _cast(scene: _Scene, thing: _Layer, radius: float) -> None:
+    """Adds the shadow of a thing, which goes where the thing goes and has no part in the mask."""
+    rng = scene.rng
+    size, sprite = radius * rng.uniform(1.1, 1.6), scenery.shadow(rng, rng.uniform(0.2, 0.6))
+    dx, dy = rng.normal(0, 0.5 * radius, 2)
+    x, y = thing.x + dx * thing.scale, thing.y + dy * thing.scale
+    scene.layers.append(_Layer(sprite, 2 * size / 24, x, y, thing.scale, thing.angle, depth=thing.depth))
 
 
 def _between(scene: _Scene, a: float, b: float) -> Floats:
@@ -280,16 +167,20 @@ def _between(scene: _Scene, a: float, b: float) -> Floats:
     return (a + (b - a) * scene.p).astype(np.float32)
 
 
-def _radius(rng: Generator) -> float:
-    return float(rng.uniform(0.07, 0.15))
+def _radius(scene: _Scene) -> float:
+    return float(scene.rng.uniform(0.065, 0.14)) * scene.close
+
+
+def _hand_width(scene: _Scene) -> float:
+    return float(scene.rng.uniform(0.075, 0.13)) * scene.close
 
 
 def _move(dx: float, dy: float, grip: str = "any") -> Callable[[_Scene], None]:
     """One thing moved by a hand along (dx, dy); `grip` "behind" puts the hand on the side it is pushed from."""
 
     def direct(scene: _Scene) -> None:
-        rng, r = scene.rng, _radius(scene.rng)
-        distance = rng.uniform(0.32, 0.7)
+        rng, r = scene.rng, _radius(scene)
+        distance = rng.uniform(0.27, 0.65)
         slant = rng.normal(0, 0.1)
         vx, vy = distance * (dx - slant * dy), distance * (dy + slant * dx)
         # The middle of the path is drawn, not its start, so that no single place gives the direction away.
@@ -298,8 +189,10 @@ def _move(dx: float, dy: float, grip: str = "any") -> Callable[[_Scene], None]:
             scene, r, _between(scene, mx - vx / 2, mx + vx / 2), _between(scene, my - vy / 2, my + vy / 2), True
         )
         towards = _arm_direction(rng)
-        if grip == "behind" and rng.random() < 0.6:
+        if grip == "behind" and rng.random() < 0.5:
             towards = float(np.arctan2(-dy, -dx) + rng.normal(0, 0.5))
+        if dy and rng.random() < 0.5:  # on a table: what is further up is further away
+            thing.scale = (1 + rng.uniform(0.1, 0.5) * (thing.y - my)).astype(np.float32)
         _grip(scene, thing, r, towards, True)
 
     return direct
@@ -309,15 +202,15 @@ def _depth(growth: int) -> Callable[[_Scene], None]:
     """A held thing comes to the camera (growth 1) or goes away from it (-1)."""
 
     def direct(scene: _Scene) -> None:
-        rng, r = scene.rng, 0.75 * _radius(scene.rng)
-        factor = rng.uniform(1.9, 3.2)
-        x, y = rng.uniform(0.35, 0.65), rng.uniform(0.35, 0.65)
-        thing = _object(
-            scene, r, _between(scene, x, x + rng.normal(0, 0.06)), _between(scene, y, y + rng.normal(0, 0.06)), True
-        )
-        size = factor**scene.p if growth > 0 else factor ** (1 - scene.p)
-        thing.scale = size.astype(np.float32)
-        _grip(scene, thing, r, _arm_direction(rng), True, visits=0)
+        rng = scene.rng
+        factor = rng.uniform(1.8, 3.2)
+        r, width = rng.uniform(0.15, 0.28) / factor, rng.uniform(0.16, 0.3) / factor
+        near, far = rng.uniform(0.3, 0.7, 2), rng.normal(0, 0.06, 2) - (0, 0.05)
+        q = scene.p if growth > 0 else 1 - scene.p
+        x, y = ((c + d * (1 - q)).astype(np.float32) for c, d in zip(near, far, strict=True))
+        thing = _object(scene, r, x, y, True)
+        thing.scale = (factor**q).astype(np.float32)
+        _grip(scene, thing, r, _arm_direction(rng), True, visits=0.15, width=width)
 
     return direct
 
@@ -327,7 +220,7 @@ def _pair(kind: str) -> Callable[[_Scene], None]:
 
     def direct(scene: _Scene) -> None:
         rng = scene.rng
-        radii = [0.8 * _radius(rng), 0.8 * _radius(rng)]
+        radii = [0.8 * _radius(scene), 0.8 * _radius(scene)]
         touch = sum(radii)
         line = rng.normal(0, 0.25) if rng.random() < 0.8 else rng.uniform(-np.pi, np.pi)
         along, across = np.array([np.cos(line), np.sin(line)]), np.array([-np.sin(line), np.cos(line)])
@@ -353,7 +246,7 @@ def _pair(kind: str) -> Callable[[_Scene], None]:
             thing = _object(scene, radius, x, y, True)
             if rng.random() < 0.8:
                 outward = float(np.arctan2(*(sign * along)[::-1]) + rng.normal(0, 0.5))
-                _grip(scene, thing, radius, outward if rng.random() < 0.5 else _arm_direction(rng), True, visits=0.2)
+                _grip(scene, thing, radius, outward if rng.random() < 0.5 else _arm_direction(rng), True, visits=0.3)
             else:
                 scene.layers.append(thing)
 
@@ -362,29 +255,27 @@ def _pair(kind: str) -> Callable[[_Scene], None]:
 
 def _fall(scene: _Scene) -> None:
     """A thing is let go and falls with growing speed, out of the picture or onto the ground."""
-    rng, r = scene.rng, _radius(scene.rng)
-    start = _start(scene)
-    lasting = rng.uniform(0.2, 0.4)  # a fall is short, whatever the other actions take
-    fall = np.clip((scene.u - start) / lasting, 0, 1) ** 2
-    scene.p = fall.astype(np.float32)
-    top, ground = rng.uniform(0.1, 0.35), rng.choice([rng.uniform(0.75, 0.95), 1.4])
+    rng, r = scene.rng, _radius(scene)
+    start = scene.start
+    lasting = min(rng.uniform(0.2, 0.4), 1 - start)  # a fall is short, whatever the other actions take
+    fall = (np.clip((scene.u - start) / lasting, 0, 1) ** 2).astype(np.float32)
+    top, ground = rng.uniform(0.08, 0.3), rng.choice([rng.uniform(0.75, 0.95), 1.4])
     x = rng.uniform(0.25, 0.75)
+    scene.p = fall
     thing = _object(scene, r, _between(scene, x, x + rng.normal(0, 0.05)), _between(scene, top, ground), True)
+    scene.p = np.minimum(fall, (1 - top) / (ground - top))  # what is out of sight happens no more
     thing.angle = thing.angle + (rng.normal(0, 1.2) * fall).astype(np.float32)
+    scene.layers.append(thing)
     if rng.random() < 0.7:  # the hand that let go stays, or withdraws
         towards = _arm_direction(rng) if rng.random() < 0.3 else float(rng.choice([0, np.pi]) + rng.normal(0, 0.5))
-        stay = rng.random() < 0.6
-        back = 0 if stay else 0.8 * np.clip((scene.u - start) / 0.4, 0, 1)
-        hx, hy = (c + (0.7 * r + back) * d for c, d in ((x, np.cos(towards)), (top, np.sin(towards))))
-        hand = _hand(scene, rng.uniform(0.07, 0.125), scene.constant(1) * hx, scene.constant(1) * hy, towards)
-        scene.layers += [thing, hand]
-    else:
-        scene.layers.append(thing)
+        away = 0.7 * r + (1.1 * _eased((scene.u - start) / 0.4) if rng.random() < 0.4 else scene.constant(0))
+        hx, hy = ((c + away * d).astype(np.float32) for c, d in ((x, np.cos(towards)), (top, np.sin(towards))))
+        scene.layers.append(_hand(scene, _hand_width(scene), hx, hy, towards))
 
 
 def _hold(scene: _Scene) -> None:
     """A hand holds a thing: nothing happens, all the time."""
-    rng, r = scene.rng, _radius(scene.rng)
+    rng, r = scene.rng, _radius(scene)
     tremor = rng.uniform(0, 0.012)
     x = rng.uniform(0.3, 0.7) + _smooth_noise(rng, scene.frames, tremor, 5)
     y = rng.uniform(0.3, 0.7) + _smooth_noise(rng, scene.frames, tremor, 5)
@@ -395,7 +286,7 @@ def _hold(scene: _Scene) -> None:
 
 def _scenery(scene: _Scene) -> None:
     """Something to film: a thing that stays where it is, often in a hand that does nothing."""
-    rng, r = scene.rng, _radius(scene.rng)
+    rng, r = scene.rng, _radius(scene)
     thing = _object(scene, r, scene.constant(rng.uniform(0.25, 0.75)), scene.constant(rng.uniform(0.25, 0.75)))
     thing.depth = rng.uniform(1, 1.3)
     if rng.random() < 0.6:
@@ -456,42 +347,137 @@ _DIRECTIONS: dict[str, Callable[[_Scene], None]] = {
 CLASSES: tuple[str, ...] = tuple(_DIRECTIONS)
 
 
-def _distract(scene: _Scene) -> None:
-    """Things that have no part in the action: most lie still, some sway or turn a little."""
+def _stray(scene: _Scene) -> _Layer:
+    """Something that moves and has no part in the action. It sways, flickers or fidgets about where it is, so that it
+    never shows what a class is named after."""
+    rng, kind = scene.rng, scene.rng.integers(6)
+    x, y = scene.constant(rng.uniform(0, 1)), scene.constant(rng.uniform(0, 1))
+    one, none = scene.constant(1), scene.constant(0)
+    swing = np.sin(2 * np.pi * (rng.uniform(1.5, 4) * scene.u + rng.random())).astype(np.float32)
+    if kind == 0:  # a thing rocks, or slides to and fro
+        layer = _object(scene, rng.uniform(0.07, 0.17), x, y)
+        if rng.random() < 0.5:
+            layer.x = x + rng.uniform(0.02, 0.07) * swing
+        else:
+            layer.angle = layer.angle + rng.uniform(0.2, 0.7) * swing
+        return layer
+    if kind == 1:  # a thing hangs and swings
+        radius = rng.uniform(0.05, 0.12)
+        px = max(8, round(2.6 * radius * scene.px))
+        sprite = scenery.thing(rng, px)._replace(anchor=(px / 2, -rng.uniform(0.5, 2) * px))
+        return _Layer(sprite, 2.4 * radius / px, x, y - 0.4, one, rng.uniform(0.1, 0.4) * swing)
+    if kind == 2:  # a plant in the wind
+        size = rng.uniform(0.25, 0.6)
+        px = max(8, round(size * scene.px))
+        wind = _wander(rng, scene.frames, rng.uniform(0.06, 0.2), 8)
+        side = 0.5 + rng.choice([-1, 1]) * rng.uniform(0.25, 0.6)
+        return _Layer(scenery.plant(rng, px), size / px, scene.constant(side), y + 0.4, one, wind)
+    if kind == 3:  # a screen flickers
+        size = rng.uniform(0.15, 0.4)
+        px = max(8, round(size * scene.px))
+        light = 1 + np.clip(_smooth_noise(rng, scene.frames, 0.35, 12), -0.9, 1)
+        return _Layer(scenery.screen(rng, px), size / px, x, y, one, scene.constant(rng.normal(0, 0.1)), light=light)
+    if kind == 4:  # a shadow wanders
+        size, strength = rng.uniform(0.3, 0.8), rng.uniform(0.2, 0.5)
+        x, y = (c + _wander(rng, scene.frames, 0.15, 5) for c in (x, y))
+        return _Layer(scenery.shadow(rng, strength), size / 24, x, y, one + rng.uniform(0, 0.3) * swing, none)
+    # a hand, an elbow or a knee fidgets at the border
+    towards = rng.uniform(-np.pi, np.pi)
+    place = 0.5 + rng.uniform(0.35, 0.55) * np.array([np.cos(towards), np.sin(towards)])
+    x, y = (c + _wander(rng, scene.frames, rng.uniform(0.015, 0.045), 7) for c in place)
+    return _hand(scene, _hand_width(scene), x, y, towards)
+
+
+def _distract(scene: _Scene, moving: int) -> None:
+    """What stands about behind the action: things that lie still, perhaps somebody, and `moving` things that do not."""
     rng = scene.rng
+    if rng.random() < 0.15:
+        size = rng.uniform(0.6, 1.3)
+        px = round(size * scene.px)
+        x = rng.uniform(0.1, 0.9) + _smooth_noise(rng, scene.frames, 0.012 if moving else 0, 3)
+        y, angle = scene.constant(rng.uniform(0.9, 1.3)), _smooth_noise(rng, scene.frames, 0.03 if moving else 0, 3)
+        scene.layers.append(_Layer(scenery.person(rng, px), size / px, x, y, scene.constant(1), angle, depth=0.9))
     for _ in range(int(rng.integers(0, 4))):
         x, y = scene.constant(rng.uniform(0, 1)), scene.constant(rng.uniform(0.1, 1))
-        spin = np.zeros(scene.frames, np.float32)
-        if rng.random() < 0.2:
-            swing = rng.uniform(0.01, 0.04) * np.sin(2 * np.pi * (rng.uniform(1, 3) * scene.u + rng.random()))
-            if rng.random() < 0.5:
-                x = x + swing.astype(np.float32)
-            else:
-                spin = (10 * swing).astype(np.float32)
-        thing = _object(scene, _radius(rng), x, y)
-        thing.angle = thing.angle + spin
-        scene.layers.append(thing)
+        scene.layers.append(_object(scene, rng.uniform(0.07, 0.15), x, y))
+    scene.layers += [_stray(scene) for _ in range(moving)]
+
+
+def _cover(scene: _Scene, moving: bool) -> None:
+    """Now and then something stands in front and hides a part of what happens."""
+    rng = scene.rng
+    if rng.random() < 0.8:
+        return
+    x, y = scene.constant(rng.uniform(0.1, 0.9)), scene.constant(rng.uniform(0.2, 1.0))
+    one, kind = scene.constant(1), rng.integers(3)
+    if kind == 0:
+        layer = _object(scene, rng.uniform(0.08, 0.14), x, y)
+    elif kind == 1:
+        width = rng.uniform(0.06, 0.13)
+        px = max(5, round(1.5 * width * scene.px))
+        angle = scene.constant(np.pi / 2 * rng.choice([0.05, 1, 1]) + rng.normal(0, 0.1))
+        layer = _Layer(scenery.bar(rng, px), 1.5 * width / px, x, y, one, angle)
+    else:
+        size = rng.uniform(0.3, 0.5)
+        px = round(size * scene.px)
+        wind = _smooth_noise(rng, scene.frames, 0.06 if moving else 0, 6)
+        layer = _Layer(scenery.plant(rng, px), size / px, x, scene.constant(rng.uniform(1.0, 1.2)), one, wind)
+    layer.depth = rng.uniform(1.1, 1.4)
+    scene.layers.append(layer)
+
+
+def _progress(rng: Generator, u: Floats) -> tuple[Floats, float, float]:
+    """(T,) from 0 to 1 how far the action is, when it starts and when it ends.
+
+    It may lie anywhere, in the middle of the clip hardly more often than at its ends; its speed is even, eased,
+    falling, growing, or broken by a pause. All of it is as likely backwards in time.
+    """
+    kind = rng.integers(4)
+    length = rng.uniform(0.5, 0.9) if kind == 3 else rng.choice([rng.uniform(0.25, 0.5), rng.uniform(0.4, 0.8)])
+    start = (1.12 - length) * rng.beta(0.35, 0.35) - 0.06  # at times the clip begins or ends in the midst of it
+    s = np.clip((u - start) / length, 0, 1)
+    if kind == 0:
+        p = s
+    elif kind == 1:
+        p = _eased(s)
+    elif kind == 2:
+        power = rng.uniform(1.3, 2.2)
+        p = s**power if rng.random() < 0.5 else 1 - (1 - s) ** power
+    else:
+        left, right = rng.uniform(0.25, 0.4), rng.uniform(0.6, 0.75)
+        half = rng.uniform(0.35, 0.65)
+        p = half * _eased(s / left) + (1 - half) * _eased((s - right) / (1 - right))
+    p = (p - p[0]) / (p[-1] - p[0])
+    return p.astype(np.float32), max(start, 0.0), min(start + length, 1.0)
 
 
 def _plan(rng: Generator, label: int, frames: int, size: int) -> _Scene:
     """Draws when the action happens, how the hand-held camera shakes, what is around, and lets the class direct."""
-    u = np.linspace(0, 1, frames, dtype=np.float32) if frames > 1 else np.zeros(1, np.float32)
-    length = rng.uniform(0.4, 1.0)
-    start = rng.uniform(0, 1 - length)
-    s = np.clip((u - start) / length, 0, 1)
-    p = s + rng.uniform(-0.8, 0.8) * np.sin(2 * np.pi * s) / (2 * np.pi)  # uneven speed, never backwards
-    shake = rng.choice([0.0, 0.004, 0.01, 0.016])
-    drift = rng.normal(0, 0.02, 2) * (u - 0.5)[:, None]
+    u = np.linspace(0, 1, frames, dtype=np.float32)
+    calm = rng.random() < 0.25  # clips are easy and hard, as real ones are
+    shake = 0.0 if calm else rng.choice([0.0, 0.006, 0.012, 0.018, 0.024])
+    moving = 0 if calm else int(rng.choice([1, 2, 2, 3, 4]))
+    drift = rng.normal(0, 0 if calm else 0.02, 2) * (u - 0.5)[:, None]
     camera = _Camera(
-        _smooth_noise(rng, frames, shake, 6) + drift[:, 0].astype(np.float32),
-        _smooth_noise(rng, frames, shake, 6) + drift[:, 1].astype(np.float32),
-        np.ones(frames, np.float32) + _smooth_noise(rng, frames, 0.5 * shake, 4),
-        _smooth_noise(rng, frames, shake, 4),
+        _smooth_noise(rng, frames, shake, 10) + drift[:, 0].astype(np.float32),
+        _smooth_noise(rng, frames, shake, 10) + drift[:, 1].astype(np.float32),
+        np.ones(frames, np.float32) + _smooth_noise(rng, frames, 0.5 * shake, 6),
+        _smooth_noise(rng, frames, shake, 6),
     )
-    scene = _Scene(rng, frames, size, u, p.astype(np.float32), camera)
-    _distract(scene)
+    close = float(np.exp(0.8 * rng.random() ** 2 - 0.1))
+    scene = _Scene(rng, frames, size, u, *_progress(rng, u), camera, close)
+    _distract(scene, moving)
     _DIRECTIONS[CLASSES[label]](scene)
+    _cover(scene, moving > 0)
     return scene
+
+
+def _action(scene: _Scene) -> NDArray[np.bool_]:
+    """(T,) the frames in which the action goes on, faster than 0.3 of it per clip."""
+    if scene.still:
+        return np.ones(scene.frames, bool)
+    p = np.pad(scene.p, 1, mode="edge")
+    return np.abs(p[2:] - p[:-2]) > 0.6 / (scene.frames - 1)
 
 
 def _curve(values: Floats, times: Floats) -> Floats:
@@ -507,16 +493,16 @@ def _similarity(scale: Floats, angle: Floats, shift: Callable[[Floats], Floats])
 
 
 def _view(camera: _Camera, times: Floats, depth: float, size: int) -> Floats:
-    """(n, 2, 3) matrices from the world to the picture's pixels."""
+    """(n, 2, 3) matrices from the world to the picture's pixels, for what is at `depth`."""
     x, y, zoom, roll = (_curve(v, times) for v in (camera.x, camera.y, camera.zoom, camera.roll))
     centre = np.stack([0.5 + depth * x, 0.5 + depth * y], -1)
-    return _similarity(size * zoom, roll, lambda linear: size / 2 - (linear @ centre[..., None])[..., 0])
+    return _similarity(size * zoom**depth, roll, lambda linear: size / 2 - (linear @ centre[..., None])[..., 0])
 
 
 def _pose(layer: _Layer, times: Floats) -> Floats:
     """(n, 2, 3) matrices from the sprite's pixels to the world."""
     x, y, scale, angle = (_curve(v, times) for v in (layer.x, layer.y, layer.scale, layer.angle))
-    place, anchor = np.stack([x, y], -1), np.array(layer.anchor)
+    place, anchor = np.stack([x, y], -1), np.array(layer.sprite.anchor)
     return _similarity(layer.unit * scale, angle, lambda linear: place - linear @ anchor)
 
 
@@ -525,6 +511,10 @@ def _after(outer: Floats, inner: Floats) -> Floats:
     product = outer[..., :2] @ inner
     product[..., 2] += outer[..., 2]
     return product
+
+
+def _unmoved(matrices: Floats) -> bool:
+    return bool(np.ptp(matrices, 0).max() < 1e-6)
 
 
 _WORLD = 2.2  # the background covers this many views, centred; beyond it is mirrored
@@ -536,47 +526,72 @@ def _draw(scene: _Scene, background: Bytes, times: Floats, size: int) -> tuple[F
     to_world = np.array([[unit, 0, 0.5 - _WORLD / 2], [0, unit, 0.5 - _WORLD / 2]])
     frames = np.empty((len(times), size, size, 3), np.float32)
     acting = np.zeros((len(times), size, size), np.float32)
-    for frame, matrix in zip(frames, _after(_view(scene.camera, times, 1.0, size), to_world), strict=True):
-        frame[:] = cv2.warpAffine(
-            background, matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
+    matrices = _after(_view(scene.camera, times, 1.0, size), to_world)
+    still = len(times) if _unmoved(matrices) else 1  # so many times the same picture
+    for i in range(0, len(times), still):
+        frames[i : i + still] = cv2.warpAffine(
+            background, matrices[i], (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
         )
     for layer in scene.layers:
         matrices = _after(_view(scene.camera, times, layer.depth, size), _pose(layer, times))
-        h, w = layer.sprite.shape[:2]
+        h, w = layer.sprite.rgba.shape[:2]
         corners = matrices @ np.array([[0.0, w, 0, w], [0, 0, h, h], [1, 1, 1, 1]])
         low = np.clip(np.floor(corners.min(-1)), 0, size).astype(int)
         high = np.clip(np.ceil(corners.max(-1)) + 1, 0, size).astype(int)
         matrices[..., 2] -= low
-        for i, ((left, top), (right, bottom)) in enumerate(zip(low.tolist(), high.tolist(), strict=True)):
+        light = None if layer.light is None else _curve(layer.light, times).astype(np.float32)
+        still = len(times) if light is None and _unmoved(matrices) else 1
+        for i in range(0, len(times), still):
+            (left, top), (right, bottom) = low[i].tolist(), high[i].tolist()
             if left >= right or top >= bottom:
                 continue
-            drawn = cv2.warpAffine(layer.sprite, matrices[i], (right - left, bottom - top), flags=cv2.INTER_LINEAR)
-            alpha = drawn[..., 3:] * np.float32(1 / 255)
-            frame, share = frames[i, top:bottom, left:right], acting[i, top:bottom, left:right]
-            frame += drawn[..., :3] - frame * alpha
+            drawn = cv2.warpAffine(layer.sprite.rgba, matrices[i], (right - left, bottom - top), flags=cv2.INTER_LINEAR)
+            alpha, colour = drawn[..., 3:] * np.float32(1 / 255), drawn[..., :3]
+            if light is not None:
+                colour = colour * light[i]
+            frame, share = frames[i : i + still, top:bottom, left:right], acting[i : i + still, top:bottom, left:right]
+            frame += colour - frame * alpha
             share += ((1.0 if layer.acting else 0.0) - share) * alpha[..., 0]
     return frames, acting
 
 
 def _film(rng: Generator, frames: Floats) -> Bytes:
-    """The camera's part: exposure, colour cast, vignette, blur, noise, compression. (T, S, S, 3) in 0..255 to uint8."""
+    """The camera's part: exposure, white balance, vignette, blur, noise, contrast, compression.
+
+    (T, S, S, 3) in 0..255 to uint8.
+    """
     size = frames.shape[1]
     r = np.hypot(*np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]).astype(np.float32)
-    gain = rng.uniform(0.65, 1.3) * (1 + rng.normal(0, 0.04, 3)) * (1 - rng.choice([0, 0.2]) * r[..., None] ** 2)
-    flicker = 1 + _smooth_noise(rng, len(frames), rng.choice([0, 0, 0.03]), 6)
-    frames = frames * gain.astype(np.float32) * flicker[:, None, None, None] + rng.uniform(-15, 25)
+    gain = rng.uniform(0.65, 1.3) * (1 + rng.normal(0, 0.06, 3)) * (1 - rng.choice([0, 0.2]) * r[..., None] ** 2)
+    turns, depth = ((2, 0.1), (12, 0.04), (6, 0.02), (6, 0))[rng.integers(4)]  # the exposure adapts, or a lamp flickers
+    flicker = 1 + _smooth_noise(rng, len(frames), depth, turns)
+    frames = frames * gain.astype(np.float32) * flicker[:, None, None, None] + np.float32(rng.uniform(-15, 25))
     if rng.random() < 0.4:
         sigma = rng.uniform(0.3, 0.012 * size + 0.3)
         frames = np.stack([cv2.GaussianBlur(f, (0, 0), sigma) for f in frames])
-    noise = rng.choice([0.0, 3.0, 8.0])
+    noise = rng.choice([0.0, 0.0, 4.0, 9.0])
     if noise:
-        frames = frames + noise * rng.standard_normal(frames.shape, dtype=np.float32)
+        frames = frames + np.float32(noise) * rng.standard_normal(frames.shape, dtype=np.float32)
     film = np.clip(frames, 0, 255).astype(np.uint8)
+    if rng.random() < 0.4:
+        curve = 255 * np.linspace(0, 1, 256) ** np.exp(rng.normal(0, 0.3))
+        film = curve.astype(np.uint8)[film]
     if rng.random() < 0.5:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 85))]
         packets = [cv2.imencode(".jpg", frame, quality)[1] for frame in film]
         film = np.array([cv2.imdecode(packet, cv2.IMREAD_UNCHANGED) for packet in packets])
+    if rng.random() < 0.4:
+        _skip_blocks(film, rng.uniform(1, 5))
     return film
+
+
+def _skip_blocks(film: Bytes, threshold: float) -> None:
+    """Keeps blocks of the frame before that hardly changed, as video codecs do, in place."""
+    size = film.shape[1]
+    for before, now in pairwise(film):
+        change = cv2.resize(cv2.absdiff(now, before), (size // 8,) * 2, interpolation=cv2.INTER_AREA)
+        same = cv2.resize((change.max(2) < threshold).astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST)
+        cv2.copyTo(before, same, now)
 
 
 def generate(seed: int, frames: int = 16, size: int = 112, backgrounds: Sequence[Bytes] | None = None) -> Sample:
@@ -600,16 +615,12 @@ def generate(seed: int, frames: int = 16, size: int = 112, backgrounds: Sequence
     rng = np.random.default_rng([VERSION, seed])
     label = seed % len(CLASSES)
     scene = _plan(rng, label, frames, size)
-    background = _background(rng, round(_WORLD * size * 1.1), backgrounds)
+    background = scenery.background(rng, round(_WORLD * size * 1.1), backgrounds)
     exposures = rng.choice([1, 1, 1, 2, 3])  # more than one within a frame's time: motion blur
     shutter = rng.uniform(0.2, 0.6)
     times = (np.arange(frames)[:, None] + shutter * np.arange(exposures) / exposures).ravel()
     film, acting = (v.reshape(frames, exposures, *v.shape[1:]).mean(1) for v in _draw(scene, background, times, size))
-    p = np.pad(scene.p, 1, mode="edge")
-    action = (
-        np.ones(frames, bool) if scene.still else np.abs(p[2:] - p[:-2]) > 0.3 / (frames - 1)
-    )  # faster than 0.15 per clip
-    return Sample(_film(rng, film), label, acting > 0.5, action)
+    return Sample(_film(rng, film), label, acting > 0.5, _action(scene))
 
 
 def main() -> None:
