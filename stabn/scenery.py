@@ -233,10 +233,23 @@ def thing(rng: Generator, px: int) -> Sprite:
 _SKIN = np.array(
     [[255, 219, 190], [238, 187, 150], [205, 150, 110], [160, 105, 70], [105, 68, 46], [70, 46, 34]], np.float32
 )
+
+
+class Body(NamedTuple):
+    """What somebody looks like: the colours of skin and clothes, (3,) each."""
+
+    skin: Floats
+    cloth: Floats
+
+
+def body(rng: Generator) -> Body:
+    return Body(_SKIN[rng.integers(len(_SKIN))] * rng.uniform(0.8, 1.1), colour(rng))
+
+
 ARM = 11.0  # length of a hand's sprite, in hand widths
 
 
-def hand(rng: Generator, width: float) -> Sprite:
+def hand(rng: Generator, width: float, looks: Body) -> Sprite:
     """A hand `width` pixels wide, placed by its fingers, with its arm leaving downwards: ARM hand widths in all."""
     unit = 24  # supersampled pixels of a hand's width
     h, w = int(ARM * unit), 3 * unit
@@ -267,15 +280,15 @@ def hand(rng: Generator, width: float) -> Sprite:
     height = max(24, round(ARM * width))
     out = max(4, round(height * w / h))
     arm, sleeve, gaps = (_shrunk(c, out, height) for c in (skin, cloth, lines))
-    tone = _SKIN[rng.integers(len(_SKIN))] * rng.uniform(0.8, 1.1) * (1 - 0.35 * gaps[..., None])
-    fabric = colour(rng) * _texture(rng, height, out, rng.uniform(0, 0.25))
+    tone = looks.skin * (1 - 0.35 * gaps[..., None])
+    fabric = looks.cloth * _texture(rng, height, out, rng.uniform(0, 0.25))
     alpha = np.maximum(arm, sleeve)
     shade = 1 + rng.uniform(-0.3, 0.3) * np.linspace(-1, 1, out, dtype=np.float32)[:, None]
     picture = np.where(sleeve[..., None] > 0.5, fabric, tone) * shade * _round(alpha, 0.3)
     return Sprite(_premultiply(picture, alpha), (cx * out / w, (cy - 0.5 * unit) * height / h))
 
 
-def person(rng: Generator, px: int) -> Sprite:
+def person(rng: Generator, px: int, looks: Body) -> Sprite:
     """Somebody who sits behind, (px, px), placed by the middle of the picture's lower edge."""
     head, torso, hair = (np.zeros((96, 96), np.uint8) for _ in range(3))
     cv2.ellipse(head, (48, 24), (13, 18), 0, 0, 360, 255, -1)
@@ -285,8 +298,8 @@ def person(rng: Generator, px: int) -> Sprite:
     cv2.ellipse(torso, (48, 76), (width, 28), 0, 180, 360, 255, -1)
     cv2.rectangle(torso, (48 - width, 75), (48 + width, 96), 255, -1)
     skin, cloth, dark = (_shrunk(c, px, px) for c in (head, torso, hair))
-    fabric = colour(rng) * _texture(rng, px, px, rng.uniform(0, 0.3))
-    picture = np.where(cloth[..., None] > 0.5, fabric, _SKIN[rng.integers(len(_SKIN))])
+    fabric = looks.cloth * _texture(rng, px, px, rng.uniform(0, 0.3))
+    picture = np.where(cloth[..., None] > 0.5, fabric, looks.skin)
     picture = np.where(dark[..., None] > 0.5, _rgb(rng.uniform(0, 25), 100, rng.uniform(15, 160)), picture)
     alpha = np.maximum(np.maximum(skin, cloth), dark)
     return Sprite(_premultiply(picture * _round(alpha, 0.5), alpha), (px / 2, px))

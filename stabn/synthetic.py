@@ -76,6 +76,7 @@ class _Scene:
     start: float  # when it begins and ends, in u
     end: float
     camera: _Camera
+    actor: scenery.Body  # whose hands they are, mostly
     close: float  # how near the camera is: hands and things are so much larger
     layers: list[_Layer] = field(default_factory=list)
     still: bool = False  # nothing ever moves: every frame is an action frame
@@ -103,9 +104,13 @@ def _object(scene: _Scene, radius: float, x: Floats, y: Floats, acting: bool = F
     return _Layer(scenery.thing(rng, px), 2.4 * radius / px, x, y, scene.constant(1), angle, acting)
 
 
+def _whose(scene: _Scene) -> scenery.Body:
+    return scene.actor if scene.rng.random() < 0.85 else scenery.body(scene.rng)
+
+
 def _hand(scene: _Scene, width: float, x: Floats, y: Floats, towards: float, acting: bool = False) -> _Layer:
     """A hand at (x, y) on an arm that leaves in the direction `towards` (radians) and goes on beyond the border."""
-    sprite = scenery.hand(scene.rng, width * scene.px)
+    sprite = scenery.hand(scene.rng, width * scene.px, _whose(scene))
     sway = _smooth_noise(scene.rng, scene.frames, 0.05, 2)
     angle = (towards - np.pi / 2 + sway).astype(np.float32)  # at angle 0 the arm leaves downwards, towards pi / 2
     return _Layer(sprite, scenery.ARM * width / len(sprite.rgba), x, y, scene.constant(1), angle, acting)
@@ -396,7 +401,9 @@ def _distract(scene: _Scene, moving: int) -> None:
         px = round(size * scene.px)
         x = rng.uniform(0.1, 0.9) + _smooth_noise(rng, scene.frames, 0.012 if moving else 0, 3)
         y, angle = scene.constant(rng.uniform(0.9, 1.3)), _smooth_noise(rng, scene.frames, 0.03 if moving else 0, 3)
-        scene.layers.append(_Layer(scenery.person(rng, px), size / px, x, y, scene.constant(1), angle, depth=0.9))
+        scene.layers.append(
+            _Layer(scenery.person(rng, px, _whose(scene)), size / px, x, y, scene.constant(1), angle, depth=0.9)
+        )
     for _ in range(int(rng.integers(0, 4))):
         x, y = scene.constant(rng.uniform(0, 1)), scene.constant(rng.uniform(0.1, 1))
         scene.layers.append(_object(scene, rng.uniform(0.07, 0.15), x, y))
@@ -465,7 +472,7 @@ def _plan(rng: Generator, label: int, frames: int, size: int) -> _Scene:
         _smooth_noise(rng, frames, shake, 6),
     )
     close = float(np.exp(0.8 * rng.random() ** 2 - 0.1))
-    scene = _Scene(rng, frames, size, u, *_progress(rng, u), camera, close)
+    scene = _Scene(rng, frames, size, u, *_progress(rng, u), camera, scenery.body(rng), close)
     _distract(scene, moving)
     _DIRECTIONS[CLASSES[label]](scene)
     _cover(scene, moving > 0)
