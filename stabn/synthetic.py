@@ -425,7 +425,7 @@ def _cover(scene: _Scene, moving: bool) -> None:
         angle = scene.constant(np.pi / 2 * rng.choice([0.05, 1, 1]) + rng.normal(0, 0.1))
         layer = _Layer(scenery.bar(rng, px), 1.5 * width / px, x, y, one, angle)
     else:
-        size = rng.uniform(0.3, 0.5)
+        size = rng.uniform(0.2, 0.4)
         px = round(size * scene.px)
         wind = _smooth_noise(rng, scene.frames, 0.06 if moving else 0, 6)
         layer = _Layer(scenery.plant(rng, px), size / px, x, scene.constant(rng.uniform(1.0, 1.2)), one, wind)
@@ -569,7 +569,7 @@ def _film(rng: Generator, frames: Floats) -> Bytes:
     """
     size = frames.shape[1]
     r = np.hypot(*np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]).astype(np.float32)
-    gain = rng.uniform(0.65, 1.3) * (1 + rng.normal(0, 0.06, 3)) * (1 - rng.choice([0, 0.2]) * r[..., None] ** 2)
+    gain = rng.uniform(0.75, 1.3) * (1 + rng.normal(0, 0.06, 3)) * (1 - rng.choice([0, 0.2]) * r[..., None] ** 2)
     turns, depth = ((2, 0.1), (12, 0.04), (6, 0.02), (6, 0))[rng.integers(4)]  # the exposure adapts, or a lamp flickers
     flicker = 1 + _smooth_noise(rng, len(frames), depth, turns)
     frames = frames * gain.astype(np.float32) * flicker[:, None, None, None] + np.float32(rng.uniform(-15, 25))
@@ -584,7 +584,7 @@ def _film(rng: Generator, frames: Floats) -> Bytes:
         curve = 255 * np.linspace(0, 1, 256) ** np.exp(rng.normal(0, 0.3))
         film = curve.astype(np.uint8)[film]
     if rng.random() < 0.5:
-        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(15, 85))]
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(20, 85))]
         packets = [cv2.imencode(".jpg", frame, quality)[1] for frame in film]
         film = np.array([cv2.imdecode(packet, cv2.IMREAD_UNCHANGED) for packet in packets])
     if rng.random() < 0.4:

@@ -73,7 +73,7 @@ def test_the_drawing_is_the_one_that_the_version_names():
     np.testing.assert_allclose(thumbnails, THUMBNAILS, atol=2)
 
 
-THUMBNAILS = [[83.1, 62.6, 43.4, 44.2], [109.3, 90.2, 106.2, 144.8], [123.4, 107.9, 129.1, 105.6]]
+THUMBNAILS = [[92.6, 70.1, 49.1, 49.9], [111.9, 92.4, 109.1, 148.5], [131.1, 114.8, 138.2, 112.9]]
 
 
 @pytest.mark.parametrize("name", [name for k, name in enumerate(CLASSES) if k not in CAMERA])
