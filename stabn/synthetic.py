@@ -185,7 +185,7 @@ def _move(dx: float, dy: float, grip: str = "any") -> Callable[[_Scene], None]:
 
     def direct(scene: _Scene) -> None:
         rng, r = scene.rng, _radius(scene)
-        distance = rng.uniform(0.27, 0.65)
+        distance = rng.uniform(0.33, 0.68)
         slant = rng.normal(0, 0.1)
         vx, vy = distance * (dx - slant * dy), distance * (dy + slant * dx)
         # The middle of the path is drawn, not its start, so that no single place gives the direction away.
@@ -208,7 +208,7 @@ def _depth(growth: int) -> Callable[[_Scene], None]:
 
     def direct(scene: _Scene) -> None:
         rng = scene.rng
-        factor = rng.uniform(1.8, 3.2)
+        factor = rng.uniform(2.0, 3.2)
         r, width = rng.uniform(0.15, 0.28) / factor, rng.uniform(0.16, 0.3) / factor
         near, far = rng.uniform(0.3, 0.7, 2), rng.normal(0, 0.06, 2) - (0, 0.05)
         q = scene.p if growth > 0 else 1 - scene.p
@@ -230,7 +230,7 @@ def _pair(kind: str) -> Callable[[_Scene], None]:
         line = rng.normal(0, 0.25) if rng.random() < 0.8 else rng.uniform(-np.pi, np.pi)
         along, across = np.array([np.cos(line), np.sin(line)]), np.array([-np.sin(line), np.cos(line)])
         middle = np.array([rng.uniform(0.42, 0.58), rng.uniform(0.42, 0.6)])
-        far, near = touch + rng.uniform(0.28, 0.5), touch * rng.uniform(1.05, 1.3)
+        far, near = touch + rng.uniform(0.33, 0.55), touch * rng.uniform(1.05, 1.3)
         p, offset = scene.p, np.zeros(scene.frames)
         if kind == "closer":
             gap = far + (near - far) * p
@@ -240,7 +240,7 @@ def _pair(kind: str) -> Callable[[_Scene], None]:
             gap, offset = far * (1 - 2 * p), scene.constant(touch * rng.uniform(0.35, 0.6) * rng.choice([-1, 1]))
         else:  # collide: they meet, then recoil
             hit = rng.uniform(0.5, 0.7)
-            recoil = rng.uniform(0.12, 0.4)
+            recoil = rng.uniform(0.2, 0.45)
             gap = np.where(p < hit, far + (0.92 * touch - far) * p / hit, 0.92 * touch + recoil * (p - hit) / (1 - hit))
         share = rng.choice([0.5, 0.5, rng.uniform(0.2, 0.8)])  # who moves how much
         for sign, part, radius in ((-1, share, radii[0]), (1, 1 - share, radii[1])):
@@ -413,7 +413,7 @@ def _distract(scene: _Scene, moving: int) -> None:
 def _cover(scene: _Scene, moving: bool) -> None:
     """Now and then something stands in front and hides a part of what happens."""
     rng = scene.rng
-    if rng.random() < 0.8:
+    if rng.random() < 0.85:
         return
     x, y = scene.constant(rng.uniform(0.1, 0.9)), scene.constant(rng.uniform(0.2, 1.0))
     one, kind = scene.constant(1), rng.integers(3)
@@ -462,8 +462,8 @@ def _plan(rng: Generator, label: int, frames: int, size: int) -> _Scene:
     """Draws when the action happens, how the hand-held camera shakes, what is around, and lets the class direct."""
     u = np.linspace(0, 1, frames, dtype=np.float32)
     calm = rng.random() < 0.25  # clips are easy and hard, as real ones are
-    shake = 0.0 if calm else rng.choice([0.0, 0.006, 0.012, 0.018, 0.024])
-    moving = 0 if calm else int(rng.choice([1, 2, 2, 3, 4]))
+    shake = 0.0 if calm else rng.choice([0.0, 0.004, 0.008, 0.012, 0.018])
+    moving = 0 if calm else int(rng.choice([1, 1, 2, 2, 3]))
     drift = rng.normal(0, 0 if calm else 0.02, 2) * (u - 0.5)[:, None]
     camera = _Camera(
         _smooth_noise(rng, frames, shake, 10) + drift[:, 0].astype(np.float32),
