@@ -14,30 +14,33 @@ import torch
 from tqdm import tqdm
 
 from explain import methods, metrics
-from explain.inversion import Condition, answers, ranks, rows_of
+from explain.inversion import answers, conditions, ranks, rows_of
 from explain.labelled import check_evaluation
 from stabn import checkpoint, synthetic
 from stabn.model import STABN, Attention
 
 
 def clip_scores(model: STABN, seed: int) -> dict[str, float]:
-    """One evaluation clip: right answers (0 or 1) of both branches and under each inversion, and, where the network
-    has them, the scores of its maps and of the controls. A score that is not defined for the clip is NaN."""
+    """One evaluation clip: right answers (0 or 1; the mean over the seeds of a shuffle) of both branches, under each
+    inversion and under its controls, and, where the network has them, the scores of its maps and of their controls. A
+    score that is not defined for the clip is NaN."""
     config = model.config
     sample = synthetic.generate(seed, config.frames, config.size)
     with torch.inference_mode():
         features = model.extract(model.preprocess(sample.frames))
         attention, attention_logits = model.attend(features)
         mixture = model.mix(features)
-    rows = rows_of(config.attention)
-    seen = answers(model, mixture, attention, [Condition(row) for row in rows], [(seed, 0)])  # (rows, 1, K)
-    before = dict(zip(rows, ranks(seen[:, 0], sample.label), strict=True))
-    scores = {"top1": float(before["none"] < 1), "top5": float(before["none"] < 5)}
+    asked = conditions(rows_of(config.attention))
+    seen = answers(model, mixture, attention, asked, [(seed, 0)])  # (conditions, 1, K)
+    before = ranks(seen[:, 0], sample.label)
+    scores = {"top1": float(before[0] < 1), "top5": float(before[0] < 5)}
     if attention is None or attention_logits is None:
         return scores
     scores["top1 of the attention branch"] = float(int(attention_logits[0].argmax()) == sample.label)
-    for row in rows[1:]:
-        scores[f"top1 with {row} inverted"] = float(before[row] < 1)
+    right = defaultdict(list)
+    for condition, rank in zip(asked[1:], before[1:], strict=True):
+        right[f"top1 with {condition.row} {condition.control or 'inverted'}"].append(float(rank < 1))
+    scores |= {name: float(np.mean(values)) for name, values in right.items()}
     return scores | _localisation(attention, sample, seed)
 
 
@@ -118,7 +121,7 @@ def main() -> None:
         checkpoint.save(model, checkpoint.locate(options.checkpoint))
     print(json.dumps({k: v for k, v in measured.items() if k != "scores"}, indent=1))
     for name, score in measured["scores"].items():
-        print(f"{name:32s} {score['value']:8.4f}  [{score['low']:.4f}, {score['high']:.4f}]  {score['clips']} clips")
+        print(f"{name:45s} {score['value']:8.4f}  [{score['low']:.4f}, {score['high']:.4f}]  {score['clips']} clips")
 
 
 if __name__ == "__main__":

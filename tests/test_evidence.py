@@ -65,6 +65,9 @@ def test_an_oracle_gets_the_best_scores_and_loses_what_it_needs(oracle):
     assert scores["top1"] == scores["top5"] == scores["top1 of the attention branch"] == 1
     assert scores["top1 with spatial inverted"] == 1  # it does not care where
     assert scores["top1 with temporal inverted"] == scores["top1 with both inverted"] == 0
+    assert scores["top1 with spatial constant, own mean"] == 1
+    assert scores["top1 with temporal energy-matched inverse"] == 0
+    assert scores["top1 with both constant, own mean"] < 0.2  # "Holding something" acts in all frames: a constant
     assert scores["auc M_t"] == 1
     assert scores["energy M_s"] == scores["energy perfect mask"] > 3
     assert scores["energy random"] == pytest.approx(1, abs=0.2)
