@@ -29,6 +29,8 @@ class Weights(NamedTuple):
     invert: -log(1 - p) of the true class under inverted attention, at its own strength or at the original's, and beside
         it the cross-entropy under constant attention of either strength (`flat`), so that what tells is where and when
         attention is high, neither its strength nor the change as such.
+    answer: the perception branch's cross-entropy once more, so that its answer does not lose by all these.
+    masks: `supervised`, which needs more than labels.
     """
 
     keep: float = 0.0
@@ -36,10 +38,12 @@ class Weights(NamedTuple):
     spatial: float = 0.0
     temporal: float = 0.0
     invert: float = 0.0
+    answer: float = 0.0
+    masks: float = 0.0
 
     def total(self, found: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of what `losses` found; other entries do not count."""
-        factors = self._asdict() | {"flat": self.invert}
+        factors = self._asdict() | {"flat": self.invert, "perception": self.answer}
         return sum((factors[name] * found[name] for name in factors if name in found), torch.zeros(()))
 
 
@@ -83,6 +87,18 @@ def losses(
     return found
 
 
+def supervised(attention: Attention, mask: Tensor, action: Tensor) -> Tensor:
+    """Cross-entropy between the attention and the known evidence: `mask` (N, T, S, S), whose share of a cell M_s shall
+    be in frames that have one, and `action` (N, T), which M_t shall be; both bool. As ABN was fine-tuned with maps
+    drawn by people (Mitsuhara et al. 2019, "Embedding human knowledge into deep neural network via attention map")."""
+    spatial, temporal = (part.float().clamp(1e-4, 1 - 1e-4) for part in _parts(attention))
+    share = F.interpolate(mask[:, None].float(), spatial.shape[2:], mode="area")
+    shown = mask.flatten(2).any(2)[:, None, :, None, None].float()
+    where = F.binary_cross_entropy(spatial, share, reduction="none").mean((3, 4), keepdim=True)
+    when = F.binary_cross_entropy(temporal, action[:, None, :, None, None].float())
+    return (where * shown).sum() / shown.sum().clamp(min=1) + when
+
+
 def _in_time(part: Tensor, frames: int) -> Tensor:
     """(N, 1, T', h, w) -> (N, 1, T, h, w), linear between the moments: the same where the backbone keeps time."""
     if part.shape[2] == frames:
@@ -122,8 +138,9 @@ def _denied(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _inverse(attention: Attention) -> Attention:
-    """M_s, M_t or both inverted, half of the time brought back to the original's mean over each clip; by chance."""
-    kind, matched = int(torch.randint(3, ())), bool(torch.randint(2, ()))
+    """M_s, M_t or both inverted, two times of three brought back to the original's mean over each clip; by chance. M_s
+    alone is as likely as the rest: it is the hardest to need."""
+    kind, matched = max(0, int(torch.randint(-1, 3, ()))), bool(torch.randint(3, ()))
     inverse = attention.invert(spatial=kind != 1, temporal=kind != 0)
     if not matched:
         return inverse
@@ -147,18 +164,20 @@ def _mean(part: Tensor) -> Tensor:
 def prepare(network: STABN) -> None:
     """A start for attention with a meaning, in a network whose attention is still untrained.
 
-    W1 = W2 = 1 in equation 3, so that more attention is more of a feature. M_s starts low and steep, M_t steep: the
-    bias that carries a mean moves by only one learning rate a step.
+    W1 = 1 and W2 = -1 in equation 3, so that the features are weighted by 1 + M_s - M_t: in frames that M_t marks
+    only M_s lets them through, and nothing of "1 +" is a way around both. M_s starts low and steep, M_t steep: the bias
+    that carries a mean moves by only one learning rate a step.
     """
     branch, channels = network.attention, network.config.channels
     if branch is None or branch.spatial is None or branch.temporal is None:
         raise ValueError("`network` must have spatial and temporal attention")
     nn.init.zeros_(network.mixing.weight)
-    for part in network.mixing.weight.view(channels, 2 * channels).chunk(2, dim=1):
-        part.fill_diagonal_(1.0)
+    first, second = network.mixing.weight.view(channels, 2 * channels).chunk(2, dim=1)
+    first.fill_diagonal_(1.0)
+    second.fill_diagonal_(-1.0)
     norm = branch.spatial.get_submodule("1")
     last = branch.get_submodule("temporal.weigh.2")
-    for layer, factor in ((norm, 1.5), (last, 4.0)):
+    for layer, factor, low in ((norm, 2.0, -3.0), (last, 4.0, -2.0)):
         weight, bias = layer.parameters()
         weight.mul_(factor)
-        bias.fill_(-2.0)
+        bias.fill_(low)

@@ -75,6 +75,11 @@ class Options:
     """Faithful attention: prices of the means of M_s and of M_t."""
     invert: float = 0.0
     """Faithful attention: weight of the losses under inverted (it must lose) and constant attention (it must not)."""
+    answer: float = 0.0
+    """Faithful attention: weight of the perception branch's cross-entropy beside the paper's 1."""
+    masks: float = 0.0
+    """Weight of the loss between the attention and the known evidence of generated clips. A comparison: such attention
+    shows what it was shown, not what the network needs."""
     backgrounds: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None
     """A folder of pictures to use as backgrounds beside the drawn ones."""
     device: str = "auto"
@@ -140,12 +145,12 @@ class Clips:
         self.options, self.first = options, TRAINING_SEEDS * (1 + options.seed)
         self.backgrounds = read_pictures(options.backgrounds) if options.backgrounds else None
 
-    def __getitem__(self, index: int) -> tuple[Any, int]:
+    def __getitem__(self, index: int) -> tuple[Any, ...]:
         from stabn.synthetic import generate
 
         o = self.options
         sample = generate(self.first + index, o.frames, o.size, self.backgrounds)
-        return sample.frames, sample.label
+        return (sample.frames, sample.label, sample.mask, sample.action)[: 4 if o.masks else 2]
 
 
 def write_state(state: dict[str, Any], path: Path) -> None:
@@ -288,6 +293,8 @@ def start_from(network: Any, trained: Any) -> None:
     own, found = network.state_dict(), trained.state_dict()
     if network.config.variant != trained.config.variant:  # one of them takes BGR
         found["stem.0.weight"] = found["stem.0.weight"].flip(1)
+    if trained.attention is None:  # the branch begins with a layer4 of its own
+        found |= {f"attention.blocks.{k[7:]}": tensor for k, tensor in found.items() if k.startswith("layer4.")}
     fitting = {k: v for k, v in found.items() if k in own and own[k].shape == v.shape}
     if (first := next(iter(own))) not in fitting:
         theirs = next(iter(found.values()))
@@ -312,13 +319,13 @@ def check(options: Options) -> None:
             raise UsageError(f"--{flag} is {getattr(options, name)}: it must be at least {lowest}")
     if not 0 <= options.rate < 1:
         raise UsageError(f"--rate is {options.rate}: it must be at least 0 and below 1")
-    asked = (options.keep, options.erase, *options.price, options.invert)
+    asked = (options.keep, options.erase, *options.price, options.invert, options.answer, options.masks)
+    flags = "--keep, --erase, --price, --invert, --answer and --masks"
     if min(asked) < 0:
-        raise UsageError(f"--keep, --erase, --price and --invert must be at least 0, got {min(asked)}")
+        raise UsageError(f"{flags} must be at least 0, got {min(asked)}")
     if any(asked) and options.attention != "both":
         raise UsageError(
-            "--keep, --erase, --price and --invert need spatial and temporal attention: leave them out, or "
-            f"--attention {options.attention}"
+            f"{flags} need spatial and temporal attention: leave them out, or --attention {options.attention}"
         )
     if options.check and options.data is None:
         raise UsageError("--check needs --data: the folder or the list of labelled videos to look at")
@@ -401,7 +408,9 @@ def _train(options: Options) -> None:
     config = config_of(options, len(synthetic.CLASSES))
     network = model.STABN(config, synthetic.CLASSES).to(device)
     backbones.channels_last(network)
-    weights = faithful.Weights(options.keep, options.erase, *options.price, options.invert)
+    weights = faithful.Weights(
+        options.keep, options.erase, *options.price, options.invert, options.answer, options.masks
+    )
     trained, origin = initialised(network, options.init)
     if any(weights) and (trained is None or trained.attention is None):
         faithful.prepare(network)
@@ -440,7 +449,7 @@ def _train(options: Options) -> None:
     network.train()
     begun, sums = time.perf_counter() - seconds, defaultdict[str, list[float]](list)
     progress = tqdm(loader, total=options.steps, initial=step, unit="step", disable=None)
-    for frames, labels in progress:
+    for frames, labels, *evidence in progress:
         clips = network.normalise(frames.to(device).permute(0, 4, 1, 2, 3).float())
         clips, labels = clips.contiguous(memory_format=torch.channels_last_3d), labels.to(device)
         for group in optimizer.param_groups:
@@ -453,6 +462,8 @@ def _train(options: Options) -> None:
             losses = {"loss": paper.total, "perception": paper.perception, "attention": paper.attention}
             if attention is not None and any(weights):
                 losses |= faithful.losses(network, clips, features, attention, labels, weights)
+                if evidence:
+                    losses["masks"] = faithful.supervised(attention, *(each.to(device) for each in evidence))
         optimizer.zero_grad()
         (paper.total + weights.total(losses)).backward()
         # bfloat16 convolutions on a CPU now and then give a gradient that is not finite: such a step is left out.
@@ -489,7 +500,7 @@ def _train(options: Options) -> None:
 
 # Options that decide nothing about the weights, and those of one kind of data only.
 _FREE = {"out", "device", "threads", "workers", "save_every", "check", "data"}
-_GENERATED = ("steps", "keep", "erase", "price", "invert", "backgrounds")
+_GENERATED = ("steps", "keep", "erase", "price", "invert", "answer", "masks", "backgrounds")
 _VIDEOS = ("validation", "epochs", "patience", "accumulate", "channels_last", "compile")
 
 

@@ -47,6 +47,7 @@ def test_only_what_is_asked_for_is_computed(network):
 def test_the_total_weighs_each_loss():
     losses = {name: torch.tensor(1.0) for name in ("keep", "erase", "spatial", "temporal", "invert", "flat", "loss")}
     assert EVERYTHING.total(losses).item() == 1 + 1 + 6 + 1 + 0.5 + 0.5
+    assert Weights(answer=2.0).total({"perception": torch.tensor(3.0)}).item() == 6
     assert Weights().total(losses).item() == 0
 
 
@@ -110,16 +111,31 @@ def test_an_inverse_is_plain_or_of_the_originals_strength_and_a_flat_one_has_a_m
     assert seen == {(kind, k) for kind in ("same", "plain", "matched", "own", "opposite") for k in (0, 1)}
 
 
-def test_a_prepared_network_starts_with_low_attention_and_weighs_features_as_they_are(network):
+def test_a_prepared_network_starts_with_low_attention_and_only_m_s_open_in_the_frames_of_m_t(network):
     faithful.prepare(network)
     features = torch.rand(2, network.config.channels, 4, 2, 2)
     mixture = network.mix(features)
     torch.testing.assert_close(mixture.spatial, features)
-    torch.testing.assert_close(mixture.temporal, features)
+    torch.testing.assert_close(mixture.temporal, -features)
     attention, _ = network.attend(network.extract(torch.randn(8, 3, 4, 16, 16)))
     assert attention is not None
     assert attention.spatial is not None
-    assert 0.05 < attention.spatial.mean() < 0.3
+    assert 0.02 < attention.spatial.mean() < 0.3
+
+
+def test_supervised_attention_is_best_where_it_is_the_evidence():
+    action = torch.tensor([[True, True, False, False], [True, False, False, False]])
+    mask = torch.zeros(2, 4, 8, 8, dtype=torch.bool)
+    mask[0, :2, :4, :4] = True  # the second clip is a camera's: it says nothing about where
+    spatial, temporal = torch.full((2, 1, 4, 2, 2), 0.3), action[:, None, :, None, None].float()
+    spatial[0, 0, :2] = torch.tensor([[1.0, 0.0], [0.0, 0.0]])
+    best = faithful.supervised(Attention(spatial, temporal), mask, action)
+    assert best.item() == pytest.approx(0, abs=1e-3)
+    assert faithful.supervised(Attention(spatial.flip(4), temporal), mask, action) > 1
+    assert faithful.supervised(Attention(spatial, 1 - temporal), mask, action) > 1
+    elsewhere = spatial.clone()
+    elsewhere[1] = elsewhere[0, :, 2:] = 0.9
+    assert faithful.supervised(Attention(elsewhere, temporal), mask, action).item() == best.item()
 
 
 def test_a_network_without_both_parts_is_refused():

@@ -60,7 +60,7 @@ def test_training_writes_weights_that_load_and_say_how_they_were_made(options):
     assert log[0]["loss"] == pytest.approx(log[0]["perception"] + log[0]["attention"], rel=1e-4)
 
 
-@pytest.mark.parametrize("more", [{}, {"keep": 1.0, "erase": 1.0, "price": (6.0, 1.0), "invert": 0.5}])
+@pytest.mark.parametrize("more", [{}, {"keep": 1.0, "erase": 1.0, "price": (6.0, 1.0), "invert": 0.5, "masks": 1.0}])
 def test_a_killed_run_goes_on_to_the_same_weights(options, tmp_path, monkeypatch, more):
     options = replace(options, **more)
     train.train(options)
@@ -100,6 +100,20 @@ def test_weights_for_bgr_are_turned_for_a_network_that_takes_rgb():
     train.start_from(network, published)
     torch.testing.assert_close(network.stem[0].weight, published.stem[0].weight.flip(1))
     torch.testing.assert_close(network.layer2.state_dict(), published.layer2.state_dict())
+
+
+def test_the_branch_begins_with_the_last_stage_of_a_backbone_and_never_with_that_of_another_branch():
+    config = stabn.Config(classes=2, frames=2, size=16, layers=(1, 1, 1, 1), width=2, pool=False)
+    backbone, network = stabn.STABN(replace(config, attention="none")), stabn.STABN(config)
+    train.start_from(network, backbone)
+    torch.testing.assert_close(network.attention.blocks.state_dict(), backbone.layer4.state_dict())
+    other = stabn.STABN(config)
+    train.start_from(other, network)
+    torch.testing.assert_close(other.state_dict(), network.state_dict())
+    with torch.no_grad():
+        network.attention.blocks[0].conv1.weight.zero_()
+    train.start_from(other, network)
+    assert not other.attention.blocks[0].conv1.weight.any()
 
 
 def test_the_rate_rises_holds_and_falls():
@@ -160,11 +174,14 @@ def test_a_log_that_was_cut_off_is_kept_up_to_there(tmp_path):
         (["--steps", "0"], "error: --steps is 0: it must be at least 1"),
         (["--seed", "-1"], "error: --seed is -1: it must be at least 0"),  # else evaluation clips were trained on
         (["--rate", "nan"], "error: --rate is nan: it must be at least 0 and below 1"),
-        (["--price", "-1", "0"], "error: --keep, --erase, --price and --invert must be at least 0, got -1.0"),
+        (
+            ["--price", "-1", "0"],
+            "error: --keep, --erase, --price, --invert, --answer and --masks must be at least 0, got -1.0",
+        ),
         (
             ["--keep", "1", "--attention", "none"],
-            "error: --keep, --erase, --price and --invert need spatial and temporal attention: leave them out, or "
-            "--attention none",
+            "error: --keep, --erase, --price, --invert, --answer and --masks need spatial and temporal attention: "
+            "leave them out, or --attention none",
         ),
     ],
 )
