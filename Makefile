@@ -28,6 +28,7 @@ tables: .venv/ready
 	$(BIN)/stabn-benchmark --clips 200 --out viz/benchmark-$$hash && \
 	mkdir -p docs && cp viz/benchmark-$$hash/benchmark.json viz/benchmark-$$hash/benchmark.png docs/
 	$(BIN)/python benchmarks/tables.py
+	$(BIN)/python benchmarks/contact_sheet.py
 	$(BIN)/python -m stabn.synthetic viz/clips/figure.mp4 --seed 20
 	$(BIN)/stabn-explain viz/clips/figure.mp4 --out viz --overwrite
 	$(BIN)/python -c "from PIL import Image; i = Image.open('viz/figure/figure.png'); i.resize((i.width // 2, i.height // 2)).save('docs/figure.png', optimize=True)"

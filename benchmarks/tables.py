@@ -11,6 +11,7 @@ from typing import Any
 
 import stabn
 from explain import report
+from explain.inversion import CONSTANT, MATCHED
 
 ROOT = Path(__file__).parent.parent
 BENCHMARK = ROOT / "docs" / "benchmark.json"
@@ -49,8 +50,12 @@ def measured() -> str:
     ]
     for name in ("spatial", "temporal", "both"):
         inverted = own[f"top1 with {name} inverted"]
-        kept = f"{100 * inverted['value'] / own['top1']['value']:.0f} % of plain top-1"
-        lines.append(f"| top-1 with {name} inverted | {percent(inverted)} | {kept} |")
+        left, matched, constant = (
+            round(100 * own[f"top1 with {name} {what}"]["value"] / own["top1"]["value"])
+            for what in ("inverted", MATCHED, CONSTANT)
+        )
+        beside = f"{left} % of plain top-1 is left; {MATCHED} {matched} %, {CONSTANT} {constant} %"
+        lines.append(f"| top-1 with {name} inverted | {percent(inverted)} | {beside} |")
     for what, key, controls in (
         (
             "M_s energy in the mask over the mask's share (1 is chance; median)",
