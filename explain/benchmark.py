@@ -9,9 +9,7 @@ before the command line is understood.
 from __future__ import annotations
 
 import inspect
-import json
 import math
-import os
 import platform
 import sys
 import time
@@ -227,11 +225,12 @@ def run(options: Options) -> dict[str, Any]:
             **{name: metadata.version(name) for name in ("torch", "numpy", "captum", "matplotlib")},
         },
     }
-    folder.write("benchmark.csv", report.table_csv(result).encode())
-    folder.write("benchmark.md", "\n".join(report.markdown(result)).encode())
-    folder.write("benchmark.png", report.chart(result))
-    folder.write("benchmark.json", (json.dumps(result, indent=1, ensure_ascii=False) + "\n").encode())
-    os.replace(folder.partial, folder.clips)
+    files = {
+        "benchmark.csv": report.table_csv(result).encode(),
+        "benchmark.md": "\n".join(report.markdown(result)).encode(),
+        "benchmark.png": report.chart(result),
+    }
+    folder.finish(result, files, keep=True)
     return result
 
 

@@ -177,8 +177,9 @@ class Folder:
         self.write(self.partial.name, "".join(json.dumps(each) + "\n" for each in (study, *records.values())).encode())
         return None, records
 
-    def finish(self, result: dict[str, Any], files: Mapping[str, bytes]) -> None:
-        """Writes the files and then the result, which is the last of them, and removes the records.
+    def finish(self, result: dict[str, Any], files: Mapping[str, bytes], keep: bool = False) -> None:
+        """Writes the files and then the result, which is the last of them, and removes the records, or keeps them in
+        `clips`.
 
         Raises OSError if one cannot be written, or somebody removes them meanwhile.
         """
@@ -188,7 +189,10 @@ class Folder:
         if gone := [name for name in files if not (self.path / name).exists()]:
             (self.path / f"{self.name}.json").unlink(missing_ok=True)
             raise OSError(f"{self.path}: {', '.join(gone)} disappeared just after it was written: start it again")
-        self.partial.unlink(missing_ok=True)
+        if keep:
+            os.replace(self.partial, self.clips)
+        else:
+            self.partial.unlink(missing_ok=True)
 
     def _alone(self, file: IO[str]) -> None:
         """Locks the records while they grow. Raises UsageError: another run has them."""
