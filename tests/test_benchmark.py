@@ -515,7 +515,7 @@ def test_a_compiled_network_gives_the_same_and_hooks_and_gradients_do_not_see_it
 
 def test_precision_is_that_of_the_passes_without_gradient() -> None:
     network = classifier(tiny())
-    item = Generated(network, 0, 1)[0]
+    item = Generated(network, 0, 3)[2]  # whose answer depends on what is removed
     full, half = (
         look(replace(network, precision=precision), item, plan(methods=("random",)))["methods"]["random"]["scores"]
         for precision in ("fp32", "bf16")
