@@ -165,8 +165,8 @@ def prepare(network: STABN) -> None:
     """A start for attention with a meaning, in a network whose attention is still untrained.
 
     W1 = 1 and W2 = -1 in equation 3, so that the features are weighted by 1 + M_s - M_t: in frames that M_t marks
-    only M_s lets them through, and nothing of "1 +" is a way around both. M_s starts low and steep, M_t steep: the bias
-    that carries a mean moves by only one learning rate a step.
+    only M_s lets them through, and nothing of "1 +" is a way around both. Both start low and steep: a scale or a bias
+    moves by only one learning rate a step, and what M_s has between 0 and 1 lies mostly beside the evidence.
     """
     branch, channels = network.attention, network.config.channels
     if branch is None or branch.spatial is None or branch.temporal is None:
@@ -177,7 +177,7 @@ def prepare(network: STABN) -> None:
     second.fill_diagonal_(-1.0)
     norm = branch.spatial.get_submodule("1")
     last = branch.get_submodule("temporal.weigh.2")
-    for layer, factor, low in ((norm, 2.0, -3.0), (last, 4.0, -2.0)):
+    for layer, factor, low in ((norm, 4.0, -4.0), (last, 4.0, -2.0)):
         weight, bias = layer.parameters()
         weight.mul_(factor)
         bias.fill_(low)
