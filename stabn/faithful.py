@@ -27,8 +27,8 @@ class Weights(NamedTuple):
         network that judges does not, or it would learn to take the erasing itself for a sign.
     spatial, temporal: prices of the means of M_s and M_t.
     invert: -log(1 - p) of the true class under inverted attention, at its own strength or at the original's, and beside
-        it the cross-entropy under constant attention of either strength (`flat`), so that what tells is where and when
-        attention is high, neither its strength nor the change as such.
+        it, twice, the cross-entropy under constant attention (`flat`), so that what tells is where and when attention is
+        high, neither its strength nor the change as such.
     answer: the perception branch's cross-entropy once more, so that its answer does not lose by all these.
     masks: `supervised`, which needs more than labels.
     """
@@ -43,7 +43,7 @@ class Weights(NamedTuple):
 
     def total(self, found: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of what `losses` found; other entries do not count."""
-        factors = self._asdict() | {"flat": self.invert, "perception": self.answer}
+        factors = self._asdict() | {"flat": 2 * self.invert, "perception": self.answer}
         return sum((factors[name] * found[name] for name in factors if name in found), torch.zeros(()))
 
 
@@ -138,9 +138,9 @@ def _denied(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _inverse(attention: Attention) -> Attention:
-    """M_s, M_t or both inverted, two times of three brought back to the original's mean over each clip; by chance. M_s
+    """M_s, M_t or both inverted, three times of four brought back to the original's mean over each clip; by chance. M_s
     alone is as likely as the rest: it is the hardest to need."""
-    kind, matched = max(0, int(torch.randint(-1, 3, ()))), bool(torch.randint(3, ()))
+    kind, matched = max(0, int(torch.randint(-1, 3, ()))), bool(torch.randint(4, ()))
     inverse = attention.invert(spatial=kind != 1, temporal=kind != 0)
     if not matched:
         return inverse
@@ -149,8 +149,9 @@ def _inverse(attention: Attention) -> Attention:
 
 
 def _flat(attention: Attention) -> Attention:
-    """M_s, M_t or both constant at the clip's mean, or at that of its inverse; by chance."""
-    kind, inverse = int(torch.randint(3, ())), bool(torch.randint(2, ()))
+    """M_s, M_t or both constant at the clip's mean, or one time of four at that of its inverse; by chance, M_s alone as
+    likely as the rest."""
+    kind, inverse = max(0, int(torch.randint(-1, 3, ()))), int(torch.randint(4, ())) == 0
     spatial, temporal = _parts(attention)
     means = [(1 - _mean(part) if inverse else _mean(part)).expand_as(part) for part in (spatial, temporal)]
     return Attention(spatial if kind == 1 else means[0], temporal if kind == 0 else means[1])

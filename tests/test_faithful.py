@@ -46,7 +46,7 @@ def test_only_what_is_asked_for_is_computed(network):
 
 def test_the_total_weighs_each_loss():
     losses = {name: torch.tensor(1.0) for name in ("keep", "erase", "spatial", "temporal", "invert", "flat", "loss")}
-    assert EVERYTHING.total(losses).item() == 1 + 1 + 6 + 1 + 0.5 + 0.5
+    assert EVERYTHING.total(losses).item() == 1 + 1 + 6 + 1 + 0.5 + 2 * 0.5
     assert Weights(answer=2.0).total({"perception": torch.tensor(3.0)}).item() == 6
     assert Weights().total(losses).item() == 0
 
