@@ -381,8 +381,8 @@ def test_files_to_take_away_open_again(visit, tmp_path):
     page.click("#make")
     page.wait_for_selector("#files a[download]")
     links = {each.get_attribute("download"): each for each in page.locator("#files a[download]").all()}
-    assert {"bottle.zip", "overlay.mp4", "figure.png", "explanation.npz", "manifest.json"} <= set(links)
-    for name in ("bottle.zip", "overlay.mp4", "figure.png", "explanation.npz", "manifest.json"):
+    assert {"ring.zip", "overlay.mp4", "figure.png", "explanation.npz", "manifest.json"} <= set(links)
+    for name in ("ring.zip", "overlay.mp4", "figure.png", "explanation.npz", "manifest.json"):
         with page.expect_download() as download:
             links[name].click()
         shutil.copy(download.value.path(), tmp_path / name)
@@ -391,25 +391,25 @@ def test_files_to_take_away_open_again(visit, tmp_path):
     with np.load(tmp_path / "explanation.npz") as arrays:
         assert arrays["spatial"].shape[0] == len(arrays["temporal"]) == 16
         assert arrays["probabilities"].argmax() == int(best)
-    assert json.loads((tmp_path / "manifest.json").read_text("utf-8"))["video"]["name"] == "bottle.mp4"
-    with zipfile.ZipFile(tmp_path / "bottle.zip") as archive:
+    assert json.loads((tmp_path / "manifest.json").read_text("utf-8"))["video"]["name"] == "ring.mp4"
+    with zipfile.ZipFile(tmp_path / "ring.zip") as archive:
         assert archive.testzip() is None
 
     again = visit()
-    again.set_input_files("#take input[type=file]", str(tmp_path / "bottle.zip"))
+    again.set_input_files("#take input[type=file]", str(tmp_path / "ring.zip"))
     wait(again, "s.state === 'ready' && +s.drawn > 2")
     assert state(again, "best") == best
-    assert "saved result of bottle.mp4" in again.inner_text(".notes")
+    assert "saved result of ring.mp4" in again.inner_text(".notes")
     assert again.locator(".what-if").is_hidden()
     assert again.locator("#make").is_hidden()
 
 
 def test_a_link_opens_an_example_at_its_moment(visit):
-    page = visit("#example=bottle&t=1.25")
+    page = visit("#example=ring&t=1.25")
     wait(page, "s.state === 'ready' && Math.abs(+s.time - 1.25) < 0.1")
     assert state(page, "playing") == "false"
     page.click('[data-do="link"]')
-    assert re.search(r"#example=bottle&t=1\.2\d$", page.url)
+    assert re.search(r"#example=ring&t=1\.2\d$", page.url)
     try_example(page)  # the moment was that of the first clip
     wait(page, "s.playing === 'true'")
 
