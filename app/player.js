@@ -339,6 +339,7 @@ function legend() {
 function show(value) {
   if (!value || !value.clip) return;
   const same = value.clip === clip, old = editable();
+  if (same && facts.at === value.facts.at) return;  // it comes again with whatever else is set
   facts = value.facts;
   clip = value.clip;
   panels = value.panels.map((panel) => ({

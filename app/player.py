@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -87,6 +88,7 @@ def shown(session: Session) -> Shown:
             "evidence": _evidence(session),
             "notes": notes(session),
             "seconds": session.seconds,
+            "at": time.time(),
         },
         panels=[panel(session, each) for each in session.explanations.values()],
     )

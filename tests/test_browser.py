@@ -289,6 +289,20 @@ def test_what_if_stays_when_methods_are_added_until_it_is_reset(visit, monkeypat
     assert take(page) is None
 
 
+def test_an_edit_while_scores_are_computed_is_asked_about_once(visit):
+    page = visit()
+    try_example(page)
+    compare(page, "Grad-CAM")
+    page.click("#run")
+    wait(page, "s.methods === 'stabn,grad_cam' && s.busy === 'false'")
+    page.click('[data-to="bars"]')
+    page.locator(".plot").focus()
+    page.keyboard.press("ArrowUp")
+    page.wait_for_function("() => document.querySelectorAll('.scores[data-scores=ready]').length === 2")
+    page.wait_for_timeout(1000)  # in which several answers would come
+    assert (state(page, "asked"), state(page, "answered")) == ("1", "1")
+
+
 def test_methods_side_by_side_with_scores_on_one_playhead(visit):
     page = visit()
     try_example(page)
