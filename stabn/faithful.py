@@ -26,9 +26,9 @@ class Weights(NamedTuple):
     erase: -log(1 - p) of the true class where what is attended stands still. Only the attention learns from it; the
         network that judges does not, or it would learn to take the erasing itself for a sign.
     spatial, temporal: prices of the means of M_s and M_t.
-    invert: -log(1 - p) of the true class under inverted attention, at its own strength or at the original's, and beside
-        it, twice, the cross-entropy under constant attention (`flat`), so that what tells is where and when attention is
-        high, neither its strength nor the change as such.
+    invert: -log(1 - p) of the true class under inverted attention, at its own strength or at the original's, and twice
+        beside it the cross-entropy under constant attention (`flat`), so that what tells is where and when attention
+        is high, neither its strength nor the change as such.
     answer: the perception branch's cross-entropy once more, so that its answer does not lose by all these.
     masks: `supervised`, which needs more than labels.
     """
