@@ -19,13 +19,13 @@ test: .venv/ready
 	echo 'chromium is missing, the tests in the browser are skipped: apt-get install chromium'
 	$(BIN)/python -m pytest
 
-# Everything that depends on the bundled weights or on the generator, made anew. The benchmark takes two hours on two
+# Everything that depends on the bundled weights or on the generator, made anew. The benchmark takes most of an hour on two
 # cores; its folder has the weights' hash in its name, so that it goes on where it was stopped, for these weights only.
 tables: .venv/ready
 	$(BIN)/python -m explain.evidence --checkpoint synthetic
 	$(BIN)/python -m explain.evidence --checkpoint plain
 	hash=$$($(BIN)/python -c "from stabn.checkpoint import weights_hash; print(weights_hash('synthetic')[:16])") && \
-	$(BIN)/stabn-benchmark --clips 200 --out viz/benchmark-$$hash && \
+	$(BIN)/stabn-benchmark --clips 60 --out viz/benchmark-$$hash && \
 	mkdir -p docs && cp viz/benchmark-$$hash/benchmark.json viz/benchmark-$$hash/benchmark.png docs/
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/contact_sheet.py

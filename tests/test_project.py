@@ -42,7 +42,7 @@ def test_the_tables_are_those_of_the_bundled_weights():
     study = json.loads(tables.BENCHMARK.read_text("utf-8"))["study"]
     assert study["weights"] == weights_hash("synthetic")
     assert study["data"]["version"] == str(synthetic.VERSION)
-    assert study["data"]["clips"] == 200
+    assert study["data"]["clips"] == 60
     for name, table in tables.TABLES.items():
         for file in tables.FILES[name]:
             text = file.read_text("utf-8")
