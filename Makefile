@@ -19,7 +19,7 @@ test: .venv/ready
 	echo 'chromium is missing, the tests in the browser are skipped: apt-get install chromium'
 	$(BIN)/python -m pytest
 
-# Everything that depends on the bundled weights or on the generator, made anew. The benchmark takes most of an hour on two
+# Everything that depends on the bundled weights or on the generator, made anew. The benchmark takes half an hour on two
 # cores; its folder has the weights' hash in its name, so that it goes on where it was stopped, for these weights only.
 tables: .venv/ready
 	$(BIN)/python -m explain.evidence --checkpoint synthetic

@@ -88,7 +88,7 @@ def shown(session: Session) -> Shown:
             "evidence": _evidence(session),
             "notes": notes(session),
             "seconds": session.seconds,
-            "at": time.time(),
+            "at": time.time(),  # the player knows by it what it shows already
         },
         panels=[panel(session, each) for each in session.explanations.values()],
     )

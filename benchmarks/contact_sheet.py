@@ -27,9 +27,10 @@ DOCS = Path(__file__).parent.parent / "docs"
 SHOWN, SIDE = 8, 128  # frames of a clip, pixels of a frame
 
 
-def sheet(clips: list[tuple[str, Clip, synthetic.Sample | None]], columns: int, path: Path) -> None:
+def sheet(
+    network: stabn.STABN, clips: list[tuple[str, Clip, synthetic.Sample | None]], columns: int, path: Path
+) -> None:
     """Draws titled clips, those of a generated sample with its evidence, in so many columns."""
-    network = stabn.load("synthetic")
     rows = -(-len(clips) // columns)
     cell, gap, head, bar = 0.82, 0.04, 0.3, 0.1  # inches
     picture_height = cell * max(clip.source_size[0] / clip.source_size[1] for _, clip, _ in clips)
@@ -84,14 +85,15 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, default=DOCS, help="the folder for the two pictures")
     options = parser.parse_args()
-    config = stabn.load("synthetic").config
+    network = stabn.load("synthetic")
+    config = network.config
     generated = []
     for seed in range(options.first, options.first + len(synthetic.CLASSES)):
         sample = synthetic.generate(seed, config.frames, config.size)
         generated.append((f"{synthetic.CLASSES[sample.label]} (seed {seed})", Clip.from_array(sample.frames), sample))
-    sheet(generated, 2, options.out / "attention_generated.png")
+    sheet(network, generated, 2, options.out / "attention_generated.png")
     real = [(f"gradio's {name}", read_clip(get_video(name), config.frames), None) for name in ("a.mp4", "b.mp4")]
-    sheet(real, 1, options.out / "attention_real.png")
+    sheet(network, real, 1, options.out / "attention_real.png")
 
 
 if __name__ == "__main__":

@@ -137,10 +137,14 @@ def _denied(logits: Tensor, labels: Tensor) -> Tensor:
     return -(1 - p + 1e-3).log().mean()
 
 
+def _which() -> int:
+    """What is changed, by chance: 0 M_s, 1 M_t, 2 both. M_s is as likely as the rest: it is the hardest to need."""
+    return max(0, int(torch.randint(-1, 3, ())))
+
+
 def _inverse(attention: Attention) -> Attention:
-    """M_s, M_t or both inverted, three times of four brought back to the original's mean over each clip; by chance. M_s
-    alone is as likely as the rest: it is the hardest to need."""
-    kind, matched = max(0, int(torch.randint(-1, 3, ()))), bool(torch.randint(4, ()))
+    """M_s, M_t or both inverted, three times of four brought back to the original's mean over each clip; by chance."""
+    kind, matched = _which(), bool(torch.randint(4, ()))
     inverse = attention.invert(spatial=kind != 1, temporal=kind != 0)
     if not matched:
         return inverse
@@ -149,9 +153,8 @@ def _inverse(attention: Attention) -> Attention:
 
 
 def _flat(attention: Attention) -> Attention:
-    """M_s, M_t or both constant at the clip's mean, or one time of four at that of its inverse; by chance, M_s alone as
-    likely as the rest."""
-    kind, inverse = max(0, int(torch.randint(-1, 3, ()))), int(torch.randint(4, ())) == 0
+    """M_s, M_t or both constant at the clip's mean, or one time of four at that of its inverse; by chance."""
+    kind, inverse = _which(), int(torch.randint(4, ())) == 0
     spatial, temporal = _parts(attention)
     means = [(1 - _mean(part) if inverse else _mean(part)).expand_as(part) for part in (spatial, temporal)]
     return Attention(spatial if kind == 1 else means[0], temporal if kind == 0 else means[1])
