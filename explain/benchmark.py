@@ -202,11 +202,11 @@ def run(options: Options) -> dict[str, Any]:
     if finished:
         return finished
     pending = [number for number in source.numbers if number not in records]
-    processes = min(options.processes or (cores() if device.type == "cpu" else 1), max(1, len(pending)))
+    processes = min(options.processes or (cores() if device.type == "cpu" else 1), len(source.numbers))
     many = len(pending) >= MANY * processes
-    if processes > 1:
+    if processes > 1 and len(pending) > 1:
         start = partial(_looking, options, plan, source, weights, many)
-        batches = in_processes(start, [[number] for number in pending], processes)
+        batches = in_processes(start, [[number] for number in pending], min(processes, len(pending)))
     else:
         network = compiled(network) if many else network
         batches = _one_by_one(lambda numbers: [look(network, source[number], plan) for number in numbers], pending)

@@ -409,9 +409,10 @@ class TestResume:
 
         monkeypatch.setattr(benchmark, "look", counting)
         assert run("--clips", 2) == 0
-        assert run("--clips", 3) == 0
+        assert run("--clips", 3, "--processes", 2) == 0
         assert seen == [0, 1, 2]
         assert listing(tmp_path / "out") == FILES
+        assert result(tmp_path / "out")["options"]["processes"] == 2  # as asked, though there was work for one
         assert run("--clips", 3, "--out", tmp_path / "whole") == 0
         assert untimed(tmp_path / "out") == untimed(tmp_path / "whole")
         assert run("--clips", 4, "--orders", 3) == 2
