@@ -282,8 +282,7 @@ def tell_end_to_end(found: Found) -> list[str]:
         *prose(
             f"The aim was 2. What keeps whole processes from it is the start, {median(starts):.1f} s of ours here and",
             "much the same on the other side: PyTorch and torchvision are imported, the network is built, filled and",
-            "tried. A network's first Grad-CAM also makes three passes, two of them to find the layer, as",
-            "pytorch-grad-cam always does; in 3 s of 240p that is most of what is left.",
+            "tried with one pass, which finds the layer for Grad-CAM as well.",
         ),
     ]
     return lines

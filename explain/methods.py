@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from explain.core import Explanation, asked
-from explain.models import Classifier, activation_and_gradient, cam_layer, layers
+from explain.models import Classifier, activation_and_gradient, at_cam_layer, layers
 from stabn.video import Clip
 
 CELLS = 14  # of the controls, per side: the unit in which deletion and insertion remove a clip's parts
@@ -205,9 +205,8 @@ def _cams(
     network: Classifier, clip: Clip, target: int | None, names: Sequence[str], layer: str | None
 ) -> list[Explanation]:
     question = Question(network, clip, target)
-    layer = cam_layer(network, question.inputs, layer)
     question.evaluations += 1
-    logits, activation, gradient = activation_and_gradient(network, question.inputs, layer, target)
+    logits, activation, gradient = at_cam_layer(network, question.inputs, layer, target)
     question.answered(logits)
     return [question.explanation(name, CAMS[name](activation, gradient).relu()) for name in names]
 

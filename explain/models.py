@@ -322,7 +322,7 @@ def try_out(network: Classifier, spec: str) -> None:
         with undisturbed(network.module), torch.no_grad():
             clip = network.clip(np.zeros((network.frames, 240, 320, 3), np.uint8))
             given = " x ".join(map(str, clip.shape[2:])) + " (frames x height x width)"
-            network.logits(clip)
+            note_layers(network, clip)
             if network.layer:
                 cam_layer(network, clip)
     except ValueError:
@@ -475,43 +475,65 @@ def _size(x: Tensor) -> Size:
     return x.shape[2], x.shape[3], x.shape[4]
 
 
-# The dry run is for a network and the shape of a clip, not for each clip; nothing here keeps a network alive.
+# What is known of a network and the shape of its clips, so that each clip takes one pass; nothing here keeps a network
+# alive. The layers with a grid above 1 x 1, in the order of their last call; and the one of these that is taken.
+_WIDE: WeakKeyDictionary[nn.Module, dict[Size, list[str]]] = WeakKeyDictionary()
 _CHOSEN: WeakKeyDictionary[nn.Module, dict[Size, str]] = WeakKeyDictionary()
+
+
+def note_layers(network: Classifier, clip: Tensor) -> list[str]:
+    """The layers with a grid above 1 x 1 for this clip (1, 3, T, H, W), by a forward pass; `cam_layer` remembers them
+    for clips of its shape."""
+    wide = [name for name, (_, h, w) in layers(network, clip).items() if h * w > 1]
+    _WIDE.setdefault(network.module, {})[_size(clip)] = wide
+    return wide
 
 
 def cam_layer(network: Classifier, clip: Tensor, name: str | None = None) -> str:
     """The layer that CAM methods look at: `name`, else `network.layer`, else the last with a grid above 1 x 1.
 
-    The last is found by a dry run with this clip (1, 3, T, H, W), once for its shape. Where a class token follows
+    The last is found by dry runs with this clip (1, 3, T, H, W), once for its shape. Where a class token follows
     the grid, the last layer is that through which the grid reaches the logits. Raises ValueError.
     """
-    name = name or network.layer
-    names = dict(network.module.named_modules())
-    if name:
-        if name not in names:
-            raise ValueError(f"there is no layer {name!r}: {nearest(name, layers(network, clip))}")
-        return name
-    chosen = _CHOSEN.setdefault(network.module, {})
-    if chosen.get(_size(clip)) not in names:
-        wide = [name for name, (_, h, w) in layers(network, clip).items() if h * w > 1]
-        found = next((name for name in reversed(wide) if _matters(network, clip, name)), None)
-        if found is None:
-            raise ValueError(
-                f"no layer of this network has a grid of more than 1 x 1 cells for frames of {clip.shape[3]} x "
-                f"{clip.shape[4]} pixels that leads to its logits: give it larger frames"
-            )
-        chosen[_size(clip)] = found
-    return chosen[_size(clip)]
+    name, names = name or network.layer, dict(network.module.named_modules())
+    if name and name not in names:
+        raise ValueError(f"there is no layer {name!r}: {nearest(name, layers(network, clip))}")
+    name = name or _CHOSEN.get(network.module, {}).get(_size(clip))
+    return name if name and name in names else _search(network, clip, None)[0]
 
 
-def _matters(network: Classifier, clip: Tensor, name: str) -> bool:
-    """Whether the grid of this layer has a gradient: the tokens beside a class token have none after the last
-    attention, and an auxiliary head leads nowhere."""
+def at_cam_layer(
+    network: Classifier, clip: Tensor, name: str | None = None, target: int | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`activation_and_gradient` of `cam_layer`, without a pass more where the search for the layer made it."""
+    if name or network.layer or _size(clip) in _CHOSEN.get(network.module, {}):
+        return activation_and_gradient(network, clip, cam_layer(network, clip, name), target)
     try:
-        _, _, gradient = activation_and_gradient(network, clip, name)
+        return _search(network, clip, target)[1]
     except ValueError:
-        return False
-    return gradient.count_nonzero().item() > 0
+        if target is None:
+            raise
+    return activation_and_gradient(network, clip, cam_layer(network, clip), target)  # nothing speaks for this class
+
+
+def _search(network: Classifier, clip: Tensor, target: int | None) -> tuple[str, tuple[Tensor, Tensor, Tensor]]:
+    """The last layer whose grid has a gradient, and `activation_and_gradient` of it: the tokens beside a class token
+    have none after the last attention, and an auxiliary head leads nowhere. Raises ValueError if there is none."""
+    wide, names = _WIDE.get(network.module, {}).get(_size(clip)), dict(network.module.named_modules())
+    if wide is None or not names.keys() >= set(wide):
+        wide = note_layers(network, clip)
+    for name in reversed(wide):
+        try:
+            found = activation_and_gradient(network, clip, name, target)
+        except ValueError:
+            continue
+        if found[2].count_nonzero():
+            _CHOSEN.setdefault(network.module, {})[_size(clip)] = name
+            return name, found
+    raise ValueError(
+        f"no layer of this network has a grid of more than 1 x 1 cells for frames of {clip.shape[3]} x "
+        f"{clip.shape[4]} pixels that leads to its logits: give it larger frames"
+    )
 
 
 def activation_and_gradient(

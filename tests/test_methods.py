@@ -18,7 +18,7 @@ from torchvision.models import video
 import explain
 import stabn
 from explain import core, methods, perturbation
-from explain.models import Classifier, cam_layer, classifier, grid, layers, resized
+from explain.models import Classifier, cam_layer, classifier, grid, layers, resized, try_out
 from stabn import synthetic
 from stabn.model import STABN, Config
 from stabn.video import Clip
@@ -654,6 +654,38 @@ class TestLayers:
             assert list(layers(asked, inputs)) == ["patches", "blocks.0", "blocks.1", "norm"]
             assert cam_layer(asked, inputs) == "blocks.1"
         assert core.explain(network, clip(8), "hires_cam").spatial.shape == (8, 4, 4)
+
+    def test_the_search_for_a_layer_makes_no_pass_twice(self) -> None:
+        network = small()
+        passes: list[int] = []
+        handle = network.fc.register_forward_hook(lambda *_: passes.append(1))
+        try:
+            for wanted in (2, 3):  # the grids of all layers, and what is explained; then only this
+                core.explain(network, clip(), "grad_cam", 1)
+                assert len(passes) == wanted
+            core.explain(network, clip(), "layer_cam")
+            assert len(passes) == 4
+        finally:
+            handle.remove()
+
+    def test_opening_a_network_spares_the_search(self) -> None:
+        network = Classifier(Sequence(), CLASSES, 6, resized((32, 32)))
+        passes: list[int] = []
+        handle = network.module.register_forward_hook(lambda *_: passes.append(1))
+        try:
+            try_out(network, "this one")
+            core.explain(network, clip(), "grad_cam", 2)
+            assert len(passes) == 2
+        finally:
+            handle.remove()
+
+    def test_a_class_that_nothing_speaks_for(self) -> None:
+        network = Sequence()
+        with torch.no_grad():
+            network[-1].weight[3] = 0
+        asked = Classifier(network, CLASSES, 6, resized((32, 32)))
+        assert not told(asked, clip(), "grad_cam", target=3).any()
+        assert told(asked, clip(), "grad_cam", target=2).any()
 
     def test_a_chosen_layer(self) -> None:
         network = small()
