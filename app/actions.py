@@ -129,7 +129,7 @@ class Models:
         self._lock = threading.Lock()
 
     def __getitem__(self, name: str) -> Model:
-        if name not in self._weights:  # from the network: a name is not a path that anyone may choose
+        if name not in self.names:  # from the network: a name is not a path that anyone may choose
             raise ValueError(f"there is no model {name!r} here: there are {', '.join(self.names)}")
         with self._lock:
             if name not in self._open:

@@ -17,7 +17,9 @@ import os
 import re
 import secrets
 import shutil
+import sys
 import tempfile
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -35,6 +37,7 @@ HOST = "127.0.0.1"
 STATE = 1800  # seconds that a session's clip is kept: `gr.State(time_to_live=guard.STATE)`
 BODY = 2_000_000  # bytes of a request that is no upload: an edit of 64 x 56 x 56 values fits
 FORM = 100_000  # bytes around a file in an upload's form
+FAILED = "This cannot be answered; the server's log says why."  # what gradio fails at
 SERVED = "/gradio_api/file="  # in the URL of an uploaded file, before its path
 # Routes of gradio that the page has no use for: other hosts are fetched, posts are processed, statistics told.
 CLOSED = re.compile(
@@ -163,7 +166,8 @@ def uploaded(file: object) -> str:
 class Guard:
     """ASGI middleware: closes routes, bounds and checks what is posted, cleans the replies about parts of files.
 
-    A file in a posted message must lie in the upload cache: gradio itself would also fetch a URL.
+    A file in a posted message must lie in the upload cache: gradio itself would also fetch a URL. A request that gradio
+    fails at is refused in a sentence, and one that its sender breaks off ends; either is a line of the log.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -189,13 +193,33 @@ class Guard:
                 return
             receive = _again(body, receive)
 
+        begun = False
+
         async def cleaned(message: Message) -> None:
+            nonlocal begun
+            begun = True
             if message["type"] == "http.response.start" and message["status"] == 206:
                 kept = [header for header in message["headers"] if header[0].lower() in RANGE_HEADERS]
                 message = {**message, "headers": kept}
             await send(message)
 
-        await self.app(scope, receive, cleaned)
+        try:
+            await self.app(scope, receive, cleaned)
+        except Exception as error:
+            tell(f"{scope['method']} {path}", error)
+            if not begun:  # else the server closes the connection, so that what was sent does not look whole
+                await _refuse(400, FAILED)(scope, receive, send)
+
+
+def tell(what: str, error: Exception) -> None:
+    """Writes to the log, in a line, that `what` failed and where. Strangers may send what fails as often as they like,
+    so it is no traceback, and bounded."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    last = traceback.extract_tb(error.__traceback__, limit=-1)
+    place = "".join(f" ({os.path.basename(frame.filename)}, line {frame.lineno})" for frame in last)
+    said = f"{what[:100]!r}: {type(error).__name__} {str(error)[:200]!r}"
+    print(f"failed: {said}{place}", file=sys.stderr, flush=True)
 
 
 def _refuse(status: int, sentence: str) -> JSONResponse:

@@ -211,10 +211,12 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
             yield update, gr.skip()
         yield gr.skip(), gr.Files([str(file) for file in made], visible=bool(made), interactive=False)
 
-    def open_result(path: str, request: gr.Request) -> Iterator[Any]:
+    def open_result(path: str | None, request: gr.Request) -> Iterator[Any]:
         key = str(request.session_hash)
 
         def work(job: Job) -> Session:
+            if not path:
+                raise ValueError("Choose a saved result first: a zip file that this page made.")
             session = saved.open_result(job, path, root)
             sessions.put(key, session, job)
             return session
@@ -255,6 +257,8 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
         """
         job = Job()
         try:
+            if type(method) is not str or type(target) not in (str, int):  # JSON can hold anything
+                raise ValueError("`method` is a name, `target` the name or the number of a class.")
             session = actions.prepare(job, models[model], guard.uploaded(video), root)
             try:
                 actions.look(job, session, [method], target or None)
@@ -279,7 +283,7 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
 
     # --------------------------------------------------------------------------------------------- what stands where
 
-    with gr.Blocks(title="stabn: where and when did it look?", **guard.blocks_arguments()) as demo:
+    with _Page(title="stabn: where and when did it look?", **guard.blocks_arguments()) as demo:
         gr.HTML(HEAD, padding=False)
         with gr.Tabs(elem_id="tabs"):
             with gr.Tab("Explain"), gr.Row(elem_id="explain"):
@@ -355,6 +359,24 @@ def build(names: Sequence[str] = (), device: str = "auto") -> gr.Blocks:
     clip.keep_in_cache = _Kept([example.path for example in clips], sessions)  # type: ignore[assignment]
     demo.queue(**guard.queue_arguments())
     return demo
+
+
+class _Page(gr.Blocks):
+    """Blocks which answer in a sentence what no page sends: too few values, values of another kind, an event without
+    its data. gradio would print a traceback, which can hold all that was sent."""
+
+    async def process_api(self, *given: Any, **options: Any) -> dict[str, Any]:
+        try:
+            return await super().process_api(*given, **options)
+        except gr.Error as error:
+            error.print_exception = False
+            raise
+        except Exception as error:
+            modules = [frame.f_globals.get("__name__", "") for frame, _ in traceback.walk_tb(error.__traceback__)]
+            if any(module.startswith(("app.", "explain.", "stabn.")) for module in modules[1:]):
+                raise  # a fault of this project's own: whoever runs the server is told where
+            guard.tell("an event of the page", error)
+            raise gr.Error(guard.FAILED, print_exception=False) from None
 
 
 class _Kept:

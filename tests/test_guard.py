@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import http.client
+import io
 import json
+import logging
 import os
 import re
 import shutil
@@ -594,6 +597,121 @@ def test_a_bad_clip_is_a_sentence_and_the_server_goes_on(
     assert said.count("nowhere" if harm == "os:listdir" else "made its decoder crash") >= 2
     assert "top5" in served.explain(clip)
     assert not list(served.cache.rglob("reading-*"))
+
+
+@contextlib.contextmanager
+def log() -> Iterator[io.StringIO]:
+    """What the server, which is this process, says meanwhile to whoever runs it."""
+    said = io.StringIO()
+    handler = logging.StreamHandler(said)
+    logging.getLogger("uvicorn").addHandler(handler)
+    try:
+        with contextlib.redirect_stderr(said):
+            yield said
+    finally:
+        logging.getLogger("uvicorn").removeHandler(handler)
+
+
+JOIN, UPLOAD = "/gradio_api/queue/join", "/gradio_api/upload"
+JSON, FORM = {"Content-Type": "application/json"}, {"Content-Type": "multipart/form-data; boundary=x"}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "headers"),
+    [
+        ("POST", JOIN, b"NaN", JSON),  # which gradio would repeat in its refusal, and cannot
+        ("POST", JOIN, b'{"data": "\\ud800"}', JSON),
+        ("POST", JOIN, b"\xff", {"Content-Type": "text/plain"}),
+        ("POST", JOIN, b'{"data": [], "fn_index": -1, "session_hash": "odd"}', JSON),
+        ("POST", "/gradio_api/run/nothing", b'{"data": []}', JSON),
+        ("POST", "/gradio_api/call/v2/explain", b'{"nothing": 1}', JSON),
+        ("POST", "/gradio_api/cancel", b"Infinity", JSON),
+        ("POST", UPLOAD, b"", {"Content-Type": "multipart/form-data; boundary=" + "x" * 300}),
+        ("POST", UPLOAD, b'--x\r\nContent-Disposition: form-data; name="files"\r\n\r\n1\r\n--x--\r\n', FORM),
+        ("GET", "/assets/" + "x" * 300, None, {}),
+    ],
+)
+def test_a_request_that_gradio_fails_at_is_a_sentence(
+    method: str, path: str, body: bytes | None, headers: dict[str, str], served: Served
+) -> None:
+    with log() as said:
+        status, _, reply = served.ask(method, path, body, headers)
+        assert status == 400
+        assert json.loads(reply)["error"] == guard.FAILED
+        assert re.fullmatch(rf"failed: '{method} {path[:80]}.*\n", said.getvalue())
+
+
+def test_a_request_that_its_sender_breaks_off_is_a_line_of_the_log(served: Served) -> None:
+    with log() as said:
+        with socket.create_connection(("127.0.0.1", served.port)) as connection:
+            form = f"Content-Type: {FORM['Content-Type']}\r\nContent-Length: 1000\r\n\r\n--x\r\n"
+            connection.sendall(f"POST {UPLOAD} HTTP/1.1\r\nHost: x\r\n{form}".encode())
+        wait_for(lambda: said.getvalue().endswith("\n"))
+        assert re.fullmatch(r"failed: 'POST /gradio_api/upload': ClientDisconnect .*\n", said.getvalue())
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(ExceptionGroup("", [OSError("full")]), 400), (asyncio.CancelledError(), None)]
+)
+def test_errors_in_groups_are_refused_and_a_cancelled_request_is_cancelled(
+    error: BaseException, status: int | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sent = []
+
+    async def app(*arguments: Any) -> None:
+        raise error
+
+    async def send(message: Any) -> None:
+        sent.append(message.get("status"))
+
+    async def ask() -> None:
+        scope = {"type": "http", "method": "GET", "path": "/x"}
+        with contextlib.nullcontext() if status else pytest.raises(asyncio.CancelledError):
+            await guard.Guard(app)(scope, None, send)  # type: ignore[arg-type]
+
+    run(ask())
+    assert sent[:1] == ([status] if status else [])
+    assert capsys.readouterr().err == ("failed: 'GET /x': OSError 'full'\n" if status else "")
+
+
+def test_an_answer_that_gradio_fails_at_does_not_look_whole(served: Served) -> None:
+    with log() as said:
+        with pytest.raises(http.client.IncompleteRead):
+            served.ask("GET", "/gradio_api/queue/data?session_hash=nobody")
+        wait_for(lambda: "without completing" in said.getvalue())
+        assert "Traceback" not in said.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("place", "event", "data", "about"),
+    [
+        ("run", "click", ["x" * 1000], None),  # too few
+        ("run", "click", [{"path": 1}, "tiny", ["stabn"]], None),
+        ("run", "click", [None, {}, []], None),
+        ("examples", "select", [], None),
+        ("again", "upload", [None], None),
+        ("player", "edit", [], None),
+    ],
+)
+def test_an_event_that_no_page_sends_is_a_sentence(
+    place: str, event: str, data: list[Any], about: Any, served: Served
+) -> None:
+    with log() as said:
+        answer = served.raises(place, event, data, "odd", about)
+    assert re.search(r'"(error|text)": ?"(This|Choose|Value)', answer)
+    assert "went wrong" not in answer
+    assert len(said.getvalue()) < 500
+    assert "Traceback" not in said.getvalue()
+
+
+@pytest.mark.parametrize("wrong", [{"method": ["stabn"]}, {"method": None}, {"target": ["x"]}, {"model": ["x"]}])
+def test_arguments_of_another_kind_are_a_sentence(wrong: dict[str, Any], served: Served, make_video: Make) -> None:
+    clip = file_data(served.uploaded(make_video("clip.mp4")))
+    given = {"method": "stabn", "target": "", "model": served.weights.name, **wrong}
+    with log() as said:
+        answer = served.explain(clip, *given.values())
+    assert re.search(r'event: error\ndata: \{"error": ?"', answer)
+    assert "Traceback" not in said.getvalue()
 
 
 def test_the_server_asked_no_other_host(served: Served) -> None:
