@@ -62,13 +62,14 @@ class Edit:
 
 
 def prepare() -> None:
-    """Sets the environment of this process before gradio is imported: no telemetry, a cache of its own.
+    """Sets the environment of this process before gradio is imported: no telemetry, no statistics, a cache of its own.
 
     Uploads and what is served lie in a folder that only this user can read, removed when the process ends, unless
     GRADIO_TEMP_DIR names one already. Calling it again does nothing.
     """
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    os.environ["GRADIO_ANALYTICS_MAX_EVENTS"] = "1"  # else it sums up the last 10,000 events after each one
     if not os.environ.get("GRADIO_TEMP_DIR"):
         os.environ["GRADIO_TEMP_DIR"] = folder = os.path.realpath(tempfile.mkdtemp(prefix="stabn-app-"))
         atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -677,7 +677,7 @@ def test_errors_in_groups_are_refused_and_a_cancelled_request_is_cancelled(
 def test_an_answer_that_gradio_fails_at_does_not_look_whole(served: Served) -> None:
     with log() as said:
         with pytest.raises(http.client.IncompleteRead):
-            served.ask("GET", "/gradio_api/queue/data?session_hash=nobody")
+            served.ask("GET", "/gradio_api/queue/data?session_hash=unheard-of")
         wait_for(lambda: "without completing" in said.getvalue())
         assert "Traceback" not in said.getvalue()
 
@@ -722,6 +722,12 @@ def test_the_server_asked_no_other_host(served: Served) -> None:
 
 
 # ------------------------------------------------------------------------------------- what is kept, and how long
+
+
+def test_no_statistics_of_events_are_kept(served: Served) -> None:
+    for _ in range(3):
+        assert "let go" in served.raises("player", "edit", [], "counted")
+    assert len(served.demo._queue.event_analytics) == 1
 
 
 def test_the_sweep_leaves_examples_and_what_is_open(served: Served, make_video: Make) -> None:
