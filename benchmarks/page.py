@@ -1,10 +1,10 @@
 """What the web page costs: from a click to a playing clip, from an edit to new scores, and many people at once.
 
-`python benchmarks/page.py` (about five minutes on two cores; needs playwright and Chromium) starts `stabn-app` with
+`python benchmarks/page.py` (about six minutes on two cores; needs playwright and Chromium) starts `stabn-app` with
 the bundled weights and drives it as people do: first by a browser, then by `--sessions` visitors at once for
 `--seconds`, each with a clip of their own. Every request of theirs must end in a result, and it must be about their
-clip, or in "busy, try again". The memory of the server is taken after a warm-up by as many visitors and again when
-all have left. What it prints is Markdown. Exit code 1 if one of these promises is broken.
+clip, or in "busy, try again". The memory of the server is taken after a warm-up by as many visitors, as long, and again
+when all have left. What it prints is Markdown. Exit code 1 if one of these promises is broken.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ def main() -> int:
             print("| | median | slowest |\n| --- | --- | --- |")
             if options.rounds:
                 browse(url, clips, options.rounds)
-            crowd(url, own, min(15.0, options.seconds))
+            crowd(url, own, options.seconds)
             warm = settled(process, 0)
             ended, took = crowd(url, own, options.seconds)
             high = memory(process)

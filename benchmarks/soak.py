@@ -228,8 +228,9 @@ def judged(process: Forked, memory: int = MEMORY, killed: bool = False) -> Outco
 
 
 def _where(said: str) -> str:
-    """The end of a traceback: the last place in this project, and the error."""
-    places = re.findall(r'File "(?:[^"]*/)?((?:stabn|explain|app|benchmarks)/\w+\.py)", line (\d+), in (\S+)', said)
+    """The end of a traceback: the last place, in this project if it is among them, and the error."""
+    places = re.findall(r'File "(?:[^"]*/)?(\w+/\w+\.py)", line (\d+), in (\S+)', said)
+    places = [each for each in places if re.match("(stabn|explain|app|benchmarks)/", each[0])] or places
     place = "{}:{} {}".format(*places[-1]) if places else "?"
     errors = [line for line in said.splitlines() if re.match(r"[\w.]+(Error|Exception|Interrupt|Exit)\b", line)]
     return f"{place}: {(errors or ['?'])[-1]}"[:400]
@@ -395,6 +396,9 @@ Beside these: no other host is asked (`test_the_server_asked_no_other_host`), a 
 (`test_a_closed_page_leaves_nothing`), a decoder that crashes, hangs or eats memory becomes a sentence
 (`test_harm_becomes_a_sentence`), and what a visitor sees of a bad clip is one, too (in the browser,
 `test_an_upload_and_what_is_no_video`).
+
+Memory is compared when a first crowd has left and when a second one alike has, so that what is loaded once and what the
+C library keeps of freed memory, in a pool for every thread, do not pass for a leak.
 
 Privileges: no command needs root; the page listens to this machine only unless told otherwise, and reads what people
 upload in a process of its own with bounded memory, time and file size.
