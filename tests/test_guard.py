@@ -10,6 +10,7 @@ import io
 import json
 import logging
 import os
+import platform
 import re
 import shutil
 import socket
@@ -728,6 +729,29 @@ def test_no_statistics_of_events_are_kept(served: Served) -> None:
     for _ in range(3):
         assert "let go" in served.raises("player", "edit", [], "counted")
     assert len(served.demo._queue.event_analytics) == 1
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc's pools")
+def test_threads_share_two_pools_of_memory(tmp_path: Path) -> None:
+    """So that what many visitors' threads freed can be used again."""
+    code = f"""
+import ctypes, threading
+from app import guard
+guard.prepare()
+libc, together = ctypes.CDLL(None), threading.Barrier(21)
+def take():
+    libc.malloc(100)
+    together.wait()
+for _ in range(20): threading.Thread(target=take).start()
+together.wait()
+libc.fopen.restype = ctypes.c_void_p
+file = ctypes.c_void_p(libc.fopen({os.fsencode(tmp_path / "pools")!r}, b"w"))
+libc.malloc_info(0, file)
+libc.fclose(file)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "MALLOC_ARENA_MAX"}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    assert (tmp_path / "pools").read_text().count("<heap nr=") == 2
 
 
 def test_the_sweep_leaves_examples_and_what_is_open(served: Served, make_video: Make) -> None:
