@@ -397,8 +397,8 @@ Beside these: no other host is asked (`test_the_server_asked_no_other_host`), a 
 (`test_harm_becomes_a_sentence`), and what a visitor sees of a bad clip is one, too (in the browser,
 `test_an_upload_and_what_is_no_video`).
 
-Memory is compared when a first crowd has left and when a second one alike has, so that what is loaded once and what the
-C library keeps of freed memory, in a pool for every thread, do not pass for a leak.
+Memory is compared when a first crowd has left and when a second one alike has, so that what is loaded once, and what
+the C library keeps of freed memory, do not pass for a leak.
 
 Privileges: no command needs root; the page listens to this machine only unless told otherwise, and reads what people
 upload in a process of its own with bounded memory, time and file size.
