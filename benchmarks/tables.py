@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 BENCHMARK = ROOT / "docs" / "benchmark.json"
 # What stands in which files, by the name in its first mark.
 FILES = {"measured": (ROOT / "README.md", ROOT / "checkpoints" / "README.md"), "benchmark": (ROOT / "README.md",)}
-MARK, END = "<!-- {}: made by `make tables` -->\n", "<!-- end -->\n"
+MARK, END = "<!-- {}: made by `{}` -->\n", "<!-- end -->\n"
 
 
 def percent(score: dict[str, Any]) -> str:
@@ -79,11 +79,12 @@ def measured() -> str:
 TABLES = {"measured": measured, "benchmark": benchmark}
 
 
-def written(text: str, name: str, content: str) -> str:
-    """`text` with what stands between the marks of this name replaced by `content`."""
-    before, rest = text.split(MARK.format(name))
+def written(text: str, name: str, content: str, maker: str = "make tables") -> str:
+    """`text` with what stands between the marks of this name replaced by `content`, which `maker` makes."""
+    mark = MARK.format(name, maker)
+    before, rest = text.split(mark)
     _, after = rest.split(END, 1)
-    return before + MARK.format(name) + content + END + after
+    return before + mark + content + END + after
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """The project keeps its own rules: layers, style, types."""
 
+import importlib
 import json
 import re
 import subprocess
@@ -16,6 +17,15 @@ from stabn.checkpoint import weights_hash
 ROOT = Path(__file__).parent.parent
 
 
+def script(name):
+    """A program of `benchmarks/`, imported as its neighbours import it."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.pop(0)
+
+
 @pytest.mark.parametrize(
     "command",
     [["lint-imports"], ["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy"]],
@@ -30,11 +40,7 @@ def test_the_code_passes(command):
 
 def test_the_tables_are_those_of_the_bundled_weights():
     """Whoever changes the weights runs `make tables`: the hash, the figures and the text belong together."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import tables
-    finally:
-        sys.path.pop(0)
+    tables = script("tables")
     for name in ("synthetic", "plain"):
         model = stabn.load(name)
         assert model.metadata["measured"]["weights"] == weights_hash(model)
@@ -50,13 +56,44 @@ def test_the_tables_are_those_of_the_bundled_weights():
 
 
 def test_the_document_of_performance_is_what_was_measured():
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        import performance
-    finally:
-        sys.path.pop(0)
+    performance = script("performance")
     kept = json.loads(performance.KEPT.read_text("utf-8"))
     assert performance.document(kept) == performance.DOCUMENT.read_text("utf-8")
+
+
+def test_the_study_of_attention_is_what_was_measured_and_of_the_bundled_backbone():
+    study = script("attention_study")
+    kept = json.loads(study.KEPT.read_text("utf-8"))
+    assert kept["begun"] == {"plain": weights_hash("plain"), "generator": synthetic.VERSION}
+    assert {run.stage for run in study.runs() if str(run) in kept["runs"]} == {"screening", "final"}
+    assert all(found["options"] == study.LEVERS[name.split("-")[1]].options for name, found in kept["runs"].items())
+    text = study.DOCUMENT.read_text("utf-8")
+    assert study.document(text, kept) == text
+
+
+def test_a_table_of_the_study_by_hand():
+    study = script("attention_study")
+
+    def found(**scores):
+        known = {"top1": {"value": 0.8, "low": 0.75, "high": 0.85}, **{k: {"value": v} for k, v in scores.items()}}
+        return {"trained": {"steps": 10}, "measured": {"data": "clips", "scores": known}}
+
+    runs = {f"final-without-{seed}": found() for seed in range(3)}
+    for seed, energy, left in ((0, 2, 0.4), (2, 4, 0.2)):
+        known = {f"top1 with {row} inverted": share for row, share in zip(study.ROWS, (0.8, 0.6, left), strict=True)}
+        runs[f"final-paper-{seed}"] = found(**{"energy M_s": energy, "energy centre": 1.5}, **known)
+    kept = {"runs": runs, "costs": {"without": 0.5, "paper": 1.0}}
+    text = study.table(kept, "final")
+    without, paper = (line.split(" | ") for line in text.splitlines() if line.startswith(("| no", "| the paper's")))
+    assert without[2] == "80.0 <sub>80.0, 80.0, 80.0</sub>"
+    assert without[-1] == "1.0 |"
+    assert paper[0] == "| the paper's losses (2 of 3 seeds)"
+    assert paper[3] == "3.00 <sub>2.00, 4.00</sub>"
+    assert paper[6:8] == ["100, 75, 38", ""]
+    assert paper[-1] == "2.0 |"
+    assert "± 5.0" in text
+    assert "energy of centre 1.50" in text
+    assert study.table(kept, "screening") == "Nothing of this is finished yet.\n"
 
 
 def test_bundled_weights_are_small_and_name_no_place_of_the_machine_they_come_from():
