@@ -280,9 +280,9 @@ def tell_end_to_end(found: Found) -> list[str]:
     lines += [
         "",
         *prose(
-            f"The aim was 2. What keeps whole processes from it is the start, {median(starts):.1f} s of ours here and",
-            "much the same on the other side: PyTorch and torchvision are imported, the network is built, filled and",
-            "tried with one pass, which finds the layer for Grad-CAM as well.",
+            f"The aim was 2. In whole processes the start weighs most where a video is short, {median(starts):.1f} s",
+            "of ours here and much the same on the other side: PyTorch and torchvision are imported, the network is",
+            "built, filled and tried with one pass, which finds the layer for Grad-CAM as well.",
         ),
     ]
     return lines
