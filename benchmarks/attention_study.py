@@ -15,7 +15,7 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -173,17 +173,17 @@ def left(found: Found, row: str, kind: str) -> float:
 
 def cells(each: Sequence[Found]) -> list[str]:
     """A lever's figures: of scores the mean, and small those of all seeds; of shares the means."""
-    cells = []
+    found = []
     for name in SCORES.values():
         values = [score(one, name) for one in each]
         told = [f"{100 * v:.1f}" if name.startswith(("top1", "pointing")) else f"{v:.2f}"
                 for v in (np.mean(values), *values)]  # fmt: skip
         several = f" <sub>{', '.join(told[1:])}</sub>" if len(each) > 1 else ""
-        cells.append(told[0] + several if np.isfinite(values).any() else "")
+        found.append(told[0] + several if np.isfinite(values).any() else "")
     for kind in KINDS:
         shares = [np.mean([left(one, row, kind) for one in each]) for row in ROWS]
-        cells.append(", ".join(f"{100 * share:.0f}" for share in shares) if np.isfinite(shares).any() else "")
-    return cells
+        found.append(", ".join(f"{100 * share:.0f}" for share in shares) if np.isfinite(shares).any() else "")
+    return found
 
 
 def of_stage(kept: Found, stage: str) -> dict[str, list[Found]]:
@@ -201,8 +201,8 @@ def table(kept: Found, stage: str) -> str:
     if not found:
         return "Nothing of this is finished yet.\n"
     first = next(iter(found.values()))[0]
-    interval = first["measured"]["scores"]["top1"]
-    wide = 50 * (interval["high"] - interval["low"])
+    top1 = first["measured"]["scores"]["top1"]
+    wide = 50 * (top1["high"] - top1["low"])
     seeds = max(len(each) for each in found.values())
     lines = [
         f"{first['measured']['data']}; {first['trained']['steps']} steps of 16 clips; "
@@ -217,13 +217,14 @@ def table(kept: Found, stage: str) -> str:
     for lever, each in found.items():
         options = LEVERS[lever].options
         times = f"{kept['costs'][lever] / kept['costs']['without']:.1f}" if lever in kept["costs"] else ""
-        name = f"{LEVERS[lever].title}" + (f" ({len(each)} of {seeds} seeds)" if len(each) < seeds else "")
-        lines.append(f"| {name} | {f'`{options}`' if options else ''} | {' | '.join(cells(each))} | {times} |")
+        some = f" ({len(each)} of {seeds} seeds)" if len(each) < seeds else ""
+        row = [LEVERS[lever].title + some, f"`{options}`" if options else "", *cells(each), times]
+        lines.append(f"| {' | '.join(row)} |")
     controls = next((each[0]["measured"]["scores"] for lever, each in found.items() if lever != "without"), {})
     told = [
-        f"{kind} of {', '.join(f'{name} {of:.2f}' for name, of in known)}"
-        for kind, key in (("energy", "energy"), ("pointing", "pointing"), ("AUC", "auc"))
-        if (known := [(n, controls[f"{key} {n}"]["value"]) for n in CONTROLS if f"{key} {n}" in controls])
+        f"{title} of {', '.join(known)}"
+        for title, key in (("energy", "energy"), ("pointing", "pointing"), ("AUC", "auc"))
+        if (known := [f"{n} {controls[f'{key} {n}']['value']:.2f}" for n in CONTROLS if f"{key} {n}" in controls])
     ]
     if told:
         lines += ["", f"On the same clips without a network: {'; '.join(told)}."]
@@ -248,12 +249,12 @@ def standing() -> str:
         others = {method: row["scores"][name] for method, row in rows.items() if row["scores"].get(name)}
         if not mine or not others:
             continue
-        above = [method for method, score in others.items() if score["low"] > mine["high"]]
-        below = [method for method, score in others.items() if score["high"] < mine["low"]]
+        above = [method for method, other in others.items() if other["low"] > mine["high"]]
+        below = [method for method, other in others.items() if other["high"] < mine["low"]]
         best = max(others, key=lambda method: others[method]["value"])
         lines.append(
             f"| {result['scores'][name]['title']} | {interval(mine)} "
-            f"| {sum(score['value'] > mine['value'] for score in others.values())} of {len(others)} "
+            f"| {sum(other['value'] > mine['value'] for other in others.values())} of {len(others)} "
             f"| {', '.join(f'`{method}`' for method in above) or 'none'} | {len(below)} "
             f"| `{best}` {interval(others[best])} "
             f"| {rows[best]['evaluations']:.0f} ({rows[best]['seconds'] / own['seconds']:.1f}) |"
@@ -261,8 +262,8 @@ def standing() -> str:
     return "\n".join([*lines, ""])
 
 
-def interval(score: Found) -> str:
-    return f"{score['value']:.2f} <sub>{score['low']:.2f} to {score['high']:.2f}</sub>"
+def interval(of: Found) -> str:
+    return f"{of['value']:.2f} <sub>{of['low']:.2f} to {of['high']:.2f}</sub>"
 
 
 def document(text: str, kept: Found) -> str:
@@ -313,12 +314,12 @@ def picture(kept: Found) -> None:
     figure.savefig(PICTURE, dpi=100, pil_kwargs={"optimize": True})
 
 
-def main(arguments: Iterable[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "attention_study", help="weights and states")
     parser.add_argument("--processes", type=int, default=2, help="networks that train side by side, a core each")
     parser.add_argument("--table", action="store_true", help="write what was measured, train nothing")
-    options = parser.parse_args(None if arguments is None else list(arguments))
+    options = parser.parse_args()
     if not options.table:
         try:
             study(options.out, options.processes)

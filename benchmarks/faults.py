@@ -28,7 +28,7 @@ from typing import Any, NamedTuple
 import attacks
 from attacks import TRAIN, Stage
 from numpy.random import Generator
-from soak import ROUNDS, Case, Forked, Outcome, _where, attack, judged, place
+from soak import ROUNDS, Case, Forked, Outcome, attack, judged, place, where
 
 import stabn.train
 from app import reader
@@ -469,13 +469,13 @@ def _(stage: Stage, number: int, chance: Generator) -> Iterator[Outcome]:
                 each.start()
             for each in threads:
                 each.join()
-            held.append(page.settled(process, sum(held) * page.GROWTH))
+            held.append(page.settled(process, page.GROWTH * held[0] if held else 0))
         alive = httpx.get(url, timeout=60).status_code == 200
     while not ends.empty():
         yield ends.get()
     log = (stage.folder / "server.log").read_text(errors="replace")
     if not alive or "Traceback" in log:
-        yield Outcome("fault", f"the server: {'traceback: ' + _where(log) if alive else 'does not answer'}", 0, 0)
+        yield Outcome("fault", f"the server: {'traceback: ' + where(log) if alive else 'does not answer'}", 0, 0)
     first, second = held
     kind = "fault" if second > first * page.GROWTH else "result"
     said = f"memory: {first:.0f} MiB when the first had left, {second:.0f} when the second had"

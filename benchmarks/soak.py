@@ -213,7 +213,7 @@ def judged(process: Forked, memory: int = MEMORY, killed: bool = False) -> Outco
         fault = f"hang: {process.seconds:g} s of processor time" if os.WTERMSIG(status) == signal.SIGXCPU else ""
         fault = fault or f"crash: {signal.Signals(os.WTERMSIG(status)).name}"
     elif "Traceback (most recent call last)" in said or "Exception ignored" in said:
-        fault = f"traceback: {_where(said)}"
+        fault = f"traceback: {where(said)}"
     elif peak > memory or "can't allocate memory" in said or "Unable to allocate" in said:
         fault = f"memory: {peak / 2**20:.0f} MiB more than before; it said {lines[-1:]}"
     elif warned := [line for line in lines if re.search(r"\b\w*Warning: ", line)]:
@@ -227,7 +227,7 @@ def judged(process: Forked, memory: int = MEMORY, killed: bool = False) -> Outco
     return Outcome("fault", fault, took, peak)
 
 
-def _where(said: str) -> str:
+def where(said: str) -> str:
     """The end of a traceback: the last place, in this project if it is among them, and the error."""
     places = re.findall(r'File "(?:[^"]*/)?(\w+/\w+\.py)", line (\d+), in (\S+)', said)
     places = [each for each in places if re.match("(stabn|explain|app|benchmarks)/", each[0])] or places

@@ -206,7 +206,7 @@ def run(options: Options) -> dict[str, Any]:
     many = len(pending) >= MANY * processes
     if processes > 1 and len(pending) > 1:
         start = partial(_looking, options, plan, source, weights, many)
-        batches = in_processes(start, [[number] for number in pending], min(processes, len(pending)))
+        batches = in_processes(start, [[number] for number in pending], processes)
     else:
         network = compiled(network) if many else network
         batches = _one_by_one(lambda numbers: [look(network, source[number], plan) for number in numbers], pending)
