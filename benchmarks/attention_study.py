@@ -26,7 +26,6 @@ from matplotlib.figure import Figure
 from tables import BENCHMARK, written  # beside this file
 
 import stabn
-from explain import report
 from explain.inversion import CONSTANT, MATCHED
 from stabn import synthetic
 from stabn.checkpoint import weights_hash
@@ -241,21 +240,24 @@ def standing() -> str:
         "clips do not touch. Cost: clips through the network for one explanation, that of `stabn` is 1; in brackets "
         "how many times its seconds.",
         "",
-        "| score | `stabn` | higher | clearly higher | clearly lower | best other | its cost |",
+        "| score | `stabn` | better | clearly better | clearly worse | best other | its cost |",
         "| --- | ---: | ---: | --- | ---: | --- | ---: |",
     ]
-    for name in report.TABLE:
+    for name, about in result["scores"].items():
+        sign = 1 if about["better"] == "high" else -1
         mine = own["scores"].get(name)
         others = {method: row["scores"][name] for method, row in rows.items() if row["scores"].get(name)}
         if not mine or not others:
             continue
-        above = [method for method, other in others.items() if other["low"] > mine["high"]]
-        below = [method for method, other in others.items() if other["high"] < mine["low"]]
-        best = max(others, key=lambda method: others[method]["value"])
+        best = max(others, key=lambda method: sign * others[method]["value"])
+        better = sum(sign * other["value"] > sign * mine["value"] for other in others.values())
+        ends = {method: sorted(sign * other[end] for end in ("low", "high")) for method, other in others.items()}
+        low, high = sorted(sign * mine[end] for end in ("low", "high"))
+        above = [f"`{method}`" for method, (worst, _) in ends.items() if worst > high]
+        below = sum(top < low for _, top in ends.values())
         lines.append(
-            f"| {result['scores'][name]['title']} | {interval(mine)} "
-            f"| {sum(other['value'] > mine['value'] for other in others.values())} of {len(others)} "
-            f"| {', '.join(f'`{method}`' for method in above) or 'none'} | {len(below)} "
+            f"| {about['title']} {'↑' if sign > 0 else '↓'} | {interval(mine)} | {better} of {len(others)} "
+            f"| {', '.join(above) or 'none'} | {below} "
             f"| `{best}` {interval(others[best])} "
             f"| {rows[best]['evaluations']:.0f} ({rows[best]['seconds'] / own['seconds']:.1f}) |"
         )

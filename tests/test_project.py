@@ -96,6 +96,30 @@ def test_a_table_of_the_study_by_hand():
     assert study.table(kept, "screening") == "Nothing of this is finished yet.\n"
 
 
+def test_where_attention_stands_by_hand(tmp_path, monkeypatch):
+    """Also of a score of which less is better."""
+    study = script("attention_study")
+
+    def row(method, up, down, control=False):
+        scores = {name: dict(zip(("low", "value", "high"), of, strict=True)) for name, of in (("a", up), ("b", down))}
+        return {"method": method, "control": control, "scores": scores, "evaluations": 5.0, "seconds": 0.4}
+
+    rows = [
+        row("stabn", (2, 3, 4), (2, 3, 4)) | {"evaluations": 1.0, "seconds": 0.1},
+        row("rise", (5, 6, 7), (5, 6, 7)),
+        row("lime", (3, 3.5, 5), (0, 1, 1.5)),
+        row("centre", (8, 9, 9), (0, 0, 0), control=True),
+    ]
+    titles = {"a": {"title": "A", "better": "high"}, "b": {"title": "B", "better": "low"}}
+    kept = tmp_path / "benchmark.json"
+    kept.write_text(json.dumps({"command": "it", "clips": 3, "scores": titles, "methods": rows}))
+    monkeypatch.setattr(study, "BENCHMARK", kept)
+    up, down = study.standing().splitlines()[-2:]
+    mine = "3.00 <sub>2.00 to 4.00</sub>"
+    assert up == f"| A ↑ | {mine} | 2 of 2 | `rise` | 0 | `rise` 6.00 <sub>5.00 to 7.00</sub> | 5 (4.0) |"
+    assert down == f"| B ↓ | {mine} | 1 of 2 | `lime` | 1 | `lime` 1.00 <sub>0.00 to 1.50</sub> | 5 (4.0) |"
+
+
 def test_bundled_weights_are_small_and_name_no_place_of_the_machine_they_come_from():
     for file in (ROOT / "checkpoints").glob("*.safetensors"):
         assert file.stat().st_size < 12e6
