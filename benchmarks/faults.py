@@ -434,7 +434,9 @@ VISITORS = 20
 
 
 @attack(
-    "page", f"twice {VISITORS} visitors at once, good, bad and hostile; the second time adds 10 % of memory at most"
+    "page",
+    f"twice {VISITORS} visitors at once, good, bad and hostile; the second time adds 10 % of memory at most",
+    rounds=1,
 )
 def _(stage: Stage, number: int, chance: Generator) -> Iterator[Outcome]:
     import httpx

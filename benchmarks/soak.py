@@ -8,10 +8,10 @@ interrupted). Anything else is a fault: a traceback or a Python warning, a hang,
 outside the output folder, something half-made that looks finished.
 
 A round draws its inputs from its number alone, and ten rounds are the whole: every 1 % of each file, 500 damaged copies
-of each, 50 moments to be killed at. What each attack gave is kept in docs/reliability.json as soon as it is done; the
-same command goes on from there, and writes docs/reliability.md from it. `--only` takes parts of the names that `--list`
-tells; `--only page --minutes 10` lets 20 visitors, good, bad and hostile, at the web page for ten minutes. Exit
-code 1 if there was a fault. Linux only.
+of each, 50 moments to be killed at; of the page it is one. What each attack gave is kept in docs/reliability.json as
+soon as it is done; the same command goes on from there, and writes docs/reliability.md from it. `--only` takes parts of
+the names that `--list` tells; `--only page --minutes 10` lets 20 visitors, good, bad and hostile, at the web page for
+ten minutes. Exit code 1 if there was a fault. Linux only.
 """
 
 from __future__ import annotations
@@ -247,22 +247,24 @@ def _sentence(lines: list[str]) -> str:
 
 
 class Attack(NamedTuple):
-    """A kind of input. `cases` gives those of a round, from what `stage` holds and the round's own chance."""
+    """A kind of input. `cases` gives those of a round, from what `stage` holds and the round's own chance. An attack
+    may be whole in fewer rounds than the others."""
 
     family: str
     name: str
     cases: Callable[[Any, int, np.random.Generator], Iterable[Case | Outcome]]
     seconds: float
+    rounds: int
 
 
 ATTACKS: list[Attack] = []
 
 
-def attack(family: str, name: str, seconds: float = SECONDS) -> Callable[[Any], Any]:
+def attack(family: str, name: str, seconds: float = SECONDS, rounds: int = ROUNDS) -> Callable[[Any], Any]:
     """Puts a function into ATTACKS. What it yields is tried (a Case) or was already (an Outcome)."""
 
     def put(cases: Any) -> Any:
-        ATTACKS.append(Attack(family, name, cases, seconds))
+        ATTACKS.append(Attack(family, name, cases, seconds, rounds))
         return cases
 
     return put
@@ -361,8 +363,8 @@ python benchmarks/soak.py --rounds {rounds}            # --clips FOLDER damages 
 python benchmarks/soak.py --only page --minutes 10  # the web page under 20 visitors
 ```
 
-{rounds} rounds are the whole: every 1 % of each file, 500 damaged copies of each, 50 moments to be killed at. The
-tables say how many rounds were run; inputs are counted, not estimated.
+{rounds} rounds are the whole: every 1 % of each file, 500 damaged copies of each, 50 moments to be killed at; of the
+page it is one. The tables say how many rounds were run; inputs are counted, not estimated.
 
 Every input goes to a process of its own. It ends in a *result*, or in a *sentence* with exit code 1 or 2 (130 after
 Ctrl-C). A *fault* is anything else: a traceback or a warning of Python, a hang (60 s of processor time, more where an
@@ -437,7 +439,8 @@ def main(arguments: list[str] | None = None) -> int:
     with attacks.staged(options.clips, options.minutes) as stage:
         for number, each in itertools.product(range(options.rounds), chosen):
             name = f"{each.family}: {each.name}"
-            if str(number) in read(options.kept)["attacks"].get(name, {}) and not options.fresh:
+            done = str(number) in read(options.kept)["attacks"].get(name, {}) and not options.fresh
+            if number >= each.rounds or done:
                 continue
             if time.monotonic() > deadline:
                 break

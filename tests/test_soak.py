@@ -126,12 +126,18 @@ def test_what_is_kept_becomes_the_document(tmp_path: Path, monkeypatch: pytest.M
         yield soak.Case("bad", sentence)
         yield soak.Case("worse", chain)
 
+    @soak.attack("videos", "of another", rounds=1)
+    def others(stage: Any, number: int, chance: np.random.Generator) -> Iterator[soak.Case]:
+        yield soak.Case("good", lambda folder: None)
+
     assert soak.main(["--kept", str(kept), "--rounds", "2"]) == 1
     first = kept.read_text()
     assert soak.main(["--kept", str(kept), "--rounds", "2"]) == 0
     assert kept.read_text() == first
-    [rounds] = json.loads(first)["attacks"].values()
+    rounds, once = json.loads(first)["attacks"].values()
+    assert list(once) == ["0"]
     assert [each["said"] for each in rounds.values()] == 2 * [{"error: a.mp4 is damaged": 1}]
     text = kept.with_suffix(".md").read_text()
     assert "| of a test | 2 | 6 | 2 | 2 | 2 |" in text
+    assert "| of another | 1 | 1 | 1 | 0 | 0 |" in text
     assert "worse: traceback: benchmarks/soak.py" in text
