@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import re
 from dataclasses import replace
@@ -7,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import with_and_without as study
 from torchvision.models import get_model
 from torchvision.models._api import WeightsEnum
 
@@ -378,16 +378,7 @@ def test_pushed_is_what_is_saved_and_pulled_is_what_was_pushed(tmp_path, monkeyp
 # ------------------------------------------------------------------------------------------- with and without
 
 
-@pytest.fixture(scope="module")
-def study():
-    path = Path(__file__).parent.parent / "benchmarks" / "with_and_without.py"
-    spec = importlib.util.spec_from_file_location("with_and_without", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_study_goes_on_where_it_was_stopped(study, tmp_path, monkeypatch):
+def test_the_study_goes_on_where_it_was_stopped(tmp_path, monkeypatch):
     budget = {**study.BUDGET, "steps": 3, "batch": 2, "clips": 18}
     monkeypatch.setattr(study, "SAVE_EVERY", 2)
     whole = study.run("tsm-none", 1, tmp_path, budget)
@@ -399,7 +390,7 @@ def test_the_study_goes_on_where_it_was_stopped(study, tmp_path, monkeypatch):
         study.run("tsm-none", 1, tmp_path, {**budget, "rate": 1.0})
 
 
-def test_the_studys_table_by_hand(study, tmp_path):
+def test_the_studys_table_by_hand(tmp_path):
     for network, attention, seed, right in (
         ("C3D", "none", 0, "0011"),
         ("C3D", "both", 0, "0111"),

@@ -1,6 +1,5 @@
 """The project keeps its own rules: layers, style, types."""
 
-import importlib
 import json
 import re
 import subprocess
@@ -8,22 +7,16 @@ import sys
 import tomllib
 from pathlib import Path
 
+import attention_study as study
+import performance
 import pytest
+import tables
 
 import stabn
 from stabn import synthetic
 from stabn.checkpoint import weights_hash
 
 ROOT = Path(__file__).parent.parent
-
-
-def script(name):
-    """A program of `benchmarks/`, imported as its neighbours import it."""
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    try:
-        return importlib.import_module(name)
-    finally:
-        sys.path.pop(0)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +33,6 @@ def test_the_code_passes(command):
 
 def test_the_tables_are_those_of_the_bundled_weights():
     """Whoever changes the weights runs `make tables`: the hash, the figures and the text belong together."""
-    tables = script("tables")
     for name in ("synthetic", "plain"):
         model = stabn.load(name)
         assert model.metadata["measured"]["weights"] == weights_hash(model)
@@ -56,13 +48,11 @@ def test_the_tables_are_those_of_the_bundled_weights():
 
 
 def test_the_document_of_performance_is_what_was_measured():
-    performance = script("performance")
     kept = json.loads(performance.KEPT.read_text("utf-8"))
     assert performance.document(kept) == performance.DOCUMENT.read_text("utf-8")
 
 
 def test_the_study_of_attention_is_what_was_measured_and_of_the_bundled_backbone():
-    study = script("attention_study")
     kept = json.loads(study.KEPT.read_text("utf-8"))
     assert kept["begun"] == {"plain": weights_hash("plain"), "generator": synthetic.VERSION}
     assert {run.stage for run in study.runs() if str(run) in kept["runs"]} == {"screening", "final"}
@@ -72,8 +62,6 @@ def test_the_study_of_attention_is_what_was_measured_and_of_the_bundled_backbone
 
 
 def test_a_table_of_the_study_by_hand():
-    study = script("attention_study")
-
     def found(**scores):
         known = {"top1": {"value": 0.8, "low": 0.75, "high": 0.85}, **{k: {"value": v} for k, v in scores.items()}}
         return {"trained": {"steps": 10}, "measured": {"data": "clips", "scores": known}}
@@ -98,7 +86,6 @@ def test_a_table_of_the_study_by_hand():
 
 def test_where_attention_stands_by_hand(tmp_path, monkeypatch):
     """Also of a score of which less is better."""
-    study = script("attention_study")
 
     def row(method, up, down, control=False):
         scores = {name: dict(zip(("low", "value", "high"), of, strict=True)) for name, of in (("a", up), ("b", down))}

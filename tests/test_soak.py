@@ -15,17 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attacks
+import faults  # noqa: F401 (its attacks belong to the list)
 import numpy as np
 import pytest
+import soak
 import torch
-
-sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
-try:
-    import attacks
-    import faults  # noqa: F401 (its attacks belong to the list)
-    import soak
-finally:
-    sys.path.pop(0)
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the soak reads /proc")
 
