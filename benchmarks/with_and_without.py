@@ -207,6 +207,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/with_and_without"), help="a JSON file for each run")
     parser.add_argument("--table", action="store_true", help="print the table of what is finished, train nothing")
+    parser.add_argument(
+        "--only", nargs="+", choices=NETWORKS, default=[*NETWORKS], metavar="NETWORK", help="of %(choices)s"
+    )
     parser.add_argument("--threads", type=int, default=1)
     for key in ("steps", "clips"):
         parser.add_argument(f"--{key}", type=int, default=BUDGET[key], help="less, to try it out")
@@ -216,7 +219,7 @@ def main() -> None:
     budget = {**BUDGET, "steps": options.steps, "clips": options.clips}
     options.out.mkdir(parents=True, exist_ok=True)
     # Seed by seed, so that a part of it is a fair part.
-    names = [(name, seed) for seed in range(0 if options.table else SEEDS) for name in NETWORKS]
+    names = [(name, seed) for seed in range(0 if options.table else SEEDS) for name in options.only]
     try:
         for name, seed in names:
             path = options.out / f"{name}-{seed}.json"
