@@ -301,8 +301,6 @@ def _(stage: Stage, job: Job, number: int, chance: Generator) -> Iterator[Outcom
 @_each("a process that reads or explains is killed", 4)
 def _(stage: Stage, job: Job, number: int, chance: Generator) -> Iterator[Outcome]:
     if job.name == "stabn-explain":  # the others read in a process of their own anyway
-        if number:
-            return  # it takes long: each process imports everything
         arguments = [
             str(stage.folder / "three"),
             "--checkpoint",
@@ -316,20 +314,19 @@ def _(stage: Stage, job: Job, number: int, chance: Generator) -> Iterator[Outcom
     elif job.name == "stabn-train":
         train = [*TRAIN[:1], "12", *TRAIN[2:], "--workers", "1"]
         job = job._replace(run=lambda folder: stabn.train.main(["--out", "a.safetensors", *train]))
-    for _ in range(1):
 
-        def harm(folder: Path, process: Forked) -> bool:
-            end = time.monotonic() + SLOW
-            while time.monotonic() < end and os.path.exists(f"/proc/{process.pid}/exe"):
-                begun = job.name != "stabn-explain" or any((folder / "out").glob(".*.partial-*"))
-                if begun and (children := _children(process.pid)):
-                    with contextlib.suppress(OSError):
-                        os.kill(children[int(chance.integers(len(children)))], signal.SIGKILL)
-                    break
-                time.sleep(0.01)
-            return False
+    def harm(folder: Path, process: Forked) -> bool:
+        end = time.monotonic() + SLOW
+        while time.monotonic() < end and os.path.exists(f"/proc/{process.pid}/exe"):
+            begun = job.name != "stabn-explain" or any((folder / "out").glob(".*.partial-*"))
+            if begun and (children := _children(process.pid)):
+                with contextlib.suppress(OSError):
+                    os.kill(children[int(chance.integers(len(children)))], signal.SIGKILL)
+                break
+            time.sleep(0.01)
+        return False
 
-        yield harmed(job, harm)
+    yield harmed(job, harm)
 
 
 def _children(pid: int) -> list[int]:

@@ -277,14 +277,18 @@ def tell_end_to_end(found: Found) -> list[str]:
             cpu, peak = (median(one[what] for one in each) for what in ("cpu", "peak"))
             lines.append(f"| {name} | {whole:.1f} ({inside:.1f}) | {ratio} | {cpu:.1f} | {peak:,.0f} |")
     starts = [one["seconds"] - one["open"] for costs in found.values() for one in next(iter(costs.values()))]
-    lines += [
-        "",
-        *prose(
-            f"The aim was 2. In whole processes the start weighs most where a video is short, {median(starts):.1f} s",
-            "of ours here and much the same on the other side: PyTorch and torchvision are imported, the network is",
-            "built, filled and tried with one pass, which finds the layer for Grad-CAM as well.",
-        ),
+    said = [
+        f"The aim was 2. In whole processes the start weighs most where a video is short, {median(starts):.1f} s of",
+        "ours here and much the same on the other side: PyTorch and torchvision are imported, the network is built,",
+        "filled and tried with one pass, which finds the layer for Grad-CAM as well.",
     ]
+    if "long" in found:
+        ours = next(iter(found["long"].values()))
+        encode, whole = (median(one["timings"][what] for one in ours) for what in ("encode", "total"))
+        said.append(
+            f"Of a long one the encoder, alike on both sides, decides: it is busy for {encode:.0f} of {whole:.0f} s."
+        )
+    lines += ["", *prose(*said)]
     return lines
 
 
