@@ -982,7 +982,7 @@ def _(stage: Stage, number: int, chance: Generator) -> Iterator[Case]:
                 if option in FEW:
                     value = ("-1", "0", "1", "x", "nan", "")[chance.integers(6)]
                 elif option == "--out" and (value.startswith("/") or ".." in value):
-                    value = "/proc/x"  # else it would be written elsewhere on this machine, as asked
+                    value = "/dev/null"  # else it would be written elsewhere on this machine, as asked
                 arguments += [option] if chance.random() < 0.2 else [option, value]
             yield Case(f"{command} {' '.join(arguments[2:])}", partial(act, arguments))
 

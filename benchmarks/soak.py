@@ -184,7 +184,8 @@ def _watching(allowed: tuple[Path, ...]) -> Callable[[str, tuple[Any, ...]], Non
             return
         if isinstance(path, (str, bytes, os.PathLike)):
             real = os.path.realpath(os.fsdecode(path))
-            if not real.startswith(inside) and not (event == "os.mkdir" and os.path.isdir(real)):
+            # A folder that is there is not made; opened, it is asked for a file without a name, which leaves nothing.
+            if not real.startswith(inside) and not (event in ("open", "os.mkdir") and os.path.isdir(real)):
                 os.write(2, f"WROTE OUTSIDE: {event} {real}\n".encode(errors="backslashreplace"))
 
     return hook
