@@ -22,9 +22,10 @@ import sys
 import tempfile
 import textwrap
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -545,7 +546,7 @@ def network(rounds: int) -> Found:
     from explain.core import explain
     from explain.models import Classifier, classifier, resized
     from stabn.backbones import channels_last
-    from stabn.synthetic import generate
+    from stabn.synthetic import TRAINING_SEEDS, generate
     from stabn.video import Clip
 
     torch.manual_seed(0)
@@ -584,6 +585,10 @@ def network(rounds: int) -> Found:
             folded = torch.compile(last, dynamic=False)
             ways["fp32, channels last, torch.compile"] = forward(folded, given, False)
             ways["bf16, channels last, torch.compile"] = forward(folded, given, True)
+            ways["fp32, ONNX Runtime"] = onnx_runtime(plain, given)
+            others = range(TRAINING_SEEDS, TRAINING_SEEDS + len(bundled.classes))
+            known = [taken.clip(generate(seed, bundled.frames, 64).frames) for seed in others]
+            ways["int8, ONNX Runtime"] = onnx_runtime(plain, given, known)
         first: dict[str, float] = {}
         answers = {}
         for way, run in ways.items():
@@ -612,14 +617,61 @@ def network(rounds: int) -> Found:
     return found
 
 
+def onnx_runtime(network: Any, given: Any, known: Sequence[Any] = ()) -> Callable[[], Any]:
+    """A forward pass of an ST-ABN in ONNX Runtime, in one thread; with clips to set the ranges by, its convolutions in
+    int8. The first call exports the network."""
+    import onnxruntime
+    import torch
+    from onnxruntime.quantization import CalibrationDataReader, QuantType, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    from stabn.model import Attention, Output
+
+    class Flat(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, clip: Any) -> tuple[Any, ...]:
+            output = self.network(clip)
+            return output.logits, output.attention.spatial, output.attention.temporal
+
+    class Known(CalibrationDataReader):
+        clips = iter(known)
+
+        def get_next(self) -> dict[str, Any] | None:
+            clip = next(self.clips, None)
+            return None if clip is None else {"clip": clip.numpy()}
+
+    @cache
+    def session() -> Any:
+        with tempfile.TemporaryDirectory() as name:
+            files = [str(Path(name) / f"{step}.onnx") for step in ("exported", "prepared", "int8")]
+            torch.onnx.export(Flat().eval(), (given,), files[0], input_names=["clip"], dynamo=True, verbose=False)
+            if known:
+                quant_pre_process(*files[:2])
+                kinds = {"activation_type": QuantType.QUInt8, "weight_type": QuantType.QInt8, "per_channel": True}
+                quantize_static(*files[1:], Known(), op_types_to_quantize=["Conv"], **kinds)
+            options = onnxruntime.SessionOptions()
+            options.intra_op_num_threads = options.inter_op_num_threads = 1
+            return onnxruntime.InferenceSession(files[2 if known else 0], options, ["CPUExecutionProvider"])
+
+    def run() -> Any:
+        logits, spatial, temporal = map(torch.from_numpy, session().run(None, {"clip": given.numpy()}))
+        return Output(logits, None, Attention(spatial, temporal))
+
+    return run
+
+
 def tell_network(found: Found) -> list[str]:
     lines = [
         *prose(
             "One forward pass in one thread, CPU time, medians of interleaved runs. Beside each how far its answer is",
             "from that of the first row: the largest difference of a probability, and of a value of M_s or M_t.",
             "Explanations are made in fp32, our networks channels last. bf16 is not the default: it moves what a",
-            "network answers and shows by up to the differences below. Nor is torch.compile: its first call costs",
-            "more than one video can give back.",
+            "network answers and shows by up to the differences below; so does int8, which is slower still. Nor are",
+            "torch.compile and ONNX Runtime: the first call, which compiles or exports, costs more than one video can",
+            "give back, and what they save of it is little beside decoding, drawing and encoding.",
         ),
         "",
         "| | ms | over the first | first call, s | probability | maps |",
