@@ -286,9 +286,7 @@ def tell_end_to_end(found: Found) -> list[str]:
     if "long" in found:
         ours = next(iter(found["long"].values()))
         encode, whole = (median(one["timings"][what] for one in ours) for what in ("encode", "total"))
-        said.append(
-            f"Of a long one the encoder, alike on both sides, decides: it is busy for {encode:.0f} of {whole:.0f} s."
-        )
+        said.append(f"Of a long one the encoder decides, alike on both sides: busy for {encode:.0f} of {whole:.0f} s.")
     lines += ["", *prose(*said)]
     return lines
 
@@ -796,7 +794,12 @@ SECTIONS = {
 
 
 def document(kept: Found) -> str:
-    lines = ["# What whole jobs cost", "", "Made by `python benchmarks/performance.py`, figures and text.", ""]
+    lines = [
+        "# What whole jobs cost",
+        "",
+        "Made by `python benchmarks/performance.py --rounds 5`, figures and text.",
+        "",
+    ]
     for name, section in SECTIONS.items():
         if name not in kept:
             continue
