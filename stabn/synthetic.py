@@ -553,12 +553,13 @@ def _draw(scene: _Scene, background: Bytes, times: Floats, size: int) -> tuple[F
             if left >= right or top >= bottom:
                 continue
             drawn = cv2.warpAffine(layer.sprite.rgba, matrices[i], (right - left, bottom - top), flags=cv2.INTER_LINEAR)
-            alpha, colour = drawn[..., 3:] * np.float32(1 / 255), drawn[..., :3]
+            alpha, colour = cv2.extractChannel(drawn, 3), cv2.cvtColor(drawn, cv2.COLOR_RGBA2RGB)
             if light is not None:
                 colour = colour * light[i]
             frame, share = frames[i : i + still, top:bottom, left:right], acting[i : i + still, top:bottom, left:right]
-            frame += colour - frame * alpha
-            share += ((1.0 if layer.acting else 0.0) - share) * alpha[..., 0]
+            frame *= cv2.cvtColor(255 - alpha, cv2.COLOR_GRAY2RGB) * np.float32(1 / 255)
+            frame += colour
+            share += ((1.0 if layer.acting else 0.0) - share) * (alpha * np.float32(1 / 255))
     return frames, acting
 
 
