@@ -33,15 +33,15 @@ def _rgb(hue: float, saturation: float, value: float) -> Floats:
 
 def colour(rng: Generator) -> Floats:
     """A colour as objects have them: any hue, often muted."""
-    return _rgb(rng.uniform(0, 180), 255 * rng.beta(1.2, 1.5), rng.uniform(40, 255))
+    return _rgb(rng.uniform(0, 180), 255 * rng.beta(1.2, 2.5), rng.uniform(40, 255))
 
 
 def _wall_colour(rng: Generator) -> Floats:
     """A colour as rooms have them: mostly warm or grey, seldom strong."""
-    if rng.random() < 0.2:
+    if rng.random() < 0.12:
         return colour(rng)
     hue = rng.normal(14, 6) if rng.random() < 0.6 else rng.uniform(0, 180)
-    return _rgb(hue, 255 * rng.beta(1.2, 3.5), rng.uniform(40, 250))
+    return _rgb(hue, 255 * rng.beta(1.2, 5), rng.uniform(40, 250))
 
 
 def _noise(rng: Generator, height: int, width: int, octaves: int, slope: float, first: int = 2) -> Floats:
@@ -109,7 +109,7 @@ def background(rng: Generator, px: int, photographs: Sequence[Bytes] | None) -> 
     canvas = np.clip(picture * _light(rng, px), 0, 255).astype(np.uint8)
     if kind == 2:
         _furnish(rng, canvas)
-    _clutter(rng, canvas, int(rng.choice([0, 0, 3, 8, 16, 30])))
+    _clutter(rng, canvas, int(rng.choice([0, 0, 0, 3, 8, 24])))
     if rng.random() < 0.25:  # out of focus
         canvas = cv2.GaussianBlur(canvas, (0, 0), rng.uniform(0.5, 0.03 * px))
     return canvas
@@ -182,7 +182,8 @@ def _premultiply(picture: Floats, alpha: Floats) -> Bytes:
 
 def _shrunk(shape: Bytes, width: int, height: int) -> Floats:
     """A supersampled shape (H, W) uint8 as alpha (height, width) in 0..1."""
-    return cv2.resize(shape, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    way = cv2.INTER_AREA if height < len(shape) else cv2.INTER_LINEAR  # the former enlarges in blocks
+    return cv2.resize(shape, (width, height), interpolation=way).astype(np.float32) / 255
 
 
 def _round(alpha: Floats, depth: float) -> Floats:
@@ -262,11 +263,11 @@ def hand(rng: Generator, width: float, looks: Body) -> Sprite:
         cv2.fillConvexPoly(canvas, np.array(corners).astype(np.int32), 255)
 
     cv2.ellipse(skin, (int(cx), int(cy)), (int(0.5 * unit), int(0.6 * unit)), 0, 0, 360, 255, -1)
-    spread, curl = rng.uniform(0.05, 0.28), rng.uniform(0.35, 1.0)
+    spread, curl = rng.uniform(0, 0.22), rng.uniform(0.1, 1.0)
     for finger in np.arange(4) - 1.5:
         root = np.array([cx + 0.25 * unit * finger, cy - 0.35 * unit])
         tip = root + unit * curl * np.array([np.sin(spread * finger), -np.cos(spread * finger)])
-        cv2.line(skin, root.astype(int).tolist(), tip.astype(int).tolist(), 255, max(3, unit // 5))
+        cv2.line(skin, root.astype(int).tolist(), tip.astype(int).tolist(), 255, unit // 4)
         if finger < 1:  # the gap to the next finger
             gap = np.array([0.125 * unit, 0])
             cv2.line(lines, (root + gap).astype(int).tolist(), (tip + gap).astype(int).tolist(), 255, 2)

@@ -8,8 +8,9 @@ Each clip is a pure function of its seed; seed % len(CLASSES) is its label. Seed
 those from 10**9 on for training. Nothing but the motion gives the label away: an action may lie anywhere in the clip
 and pause, the camera shakes, and what has no part in the action sways, flickers and fidgets, but goes nowhere.
 
-Coordinates: the view is the unit square, x to the right, y downwards; the world goes on beyond it. Time u runs from 0
-to 1 over the clip. What things look like is drawn in `stabn.scenery`.
+Coordinates: the view is the unit square, x to the right, y downwards; the world goes on beyond it. What is in it looks
+squeezed, as a wide film does in a square. Time u runs from 0 to 1 over the clip. What things look like is drawn in
+`stabn.scenery`.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from numpy.typing import NDArray
 from stabn import scenery
 from stabn.scenery import Bytes, Floats, Sprite
 
-VERSION = 2
+VERSION = 3
 TRAINING_SEEDS = 10**9  # the first seed that may be trained on
 
 
@@ -78,6 +79,7 @@ class _Scene:
     camera: _Camera
     actor: scenery.Body  # whose hands they are, mostly
     close: float  # how near the camera is: hands and things are so much larger
+    aspect: float  # width over height of the film that was squeezed into the square view
     layers: list[_Layer] = field(default_factory=list)
     still: bool = False  # nothing ever moves: every frame is an action frame
 
@@ -104,13 +106,32 @@ def _object(scene: _Scene, radius: float, x: Floats, y: Floats, acting: bool = F
     return _Layer(scenery.thing(rng, px), 2.4 * radius / px, x, y, scene.constant(1), angle, acting)
 
 
+def _outline(scene: _Scene, thing: _Layer, direction: float) -> Floats:
+    """(2, n) how far a thing's pixels lie from its place in a direction, and across it, at scale 1, as it is drawn."""
+    alpha = thing.sprite.rgba[..., 3]
+    points = np.argwhere(alpha > alpha.max() / 2)[:, ::-1] - thing.sprite.anchor
+    pose = _pose(thing, np.zeros(1), scene.aspect)[0, :, :2] / thing.scale[0]
+    c, s = np.cos(direction), np.sin(direction)
+    return np.array([[c, s], [-s, c]]) @ pose @ points.T
+
+
+def _touch(scene: _Scene, things: Sequence[_Layer], line: float) -> float:
+    """How far apart the places of two things on a line are when they touch."""
+    strips = int(scene.px) // 2  # along the line, wider than a sprite's pixel
+    fronts = np.full((2, strips), -np.inf)  # how far each reaches to the other
+    for front, thing, sign in zip(fronts, things, (1, -1), strict=True):
+        along, across = _outline(scene, thing, line)
+        np.maximum.at(front, np.clip(strips * (across + 0.5), 0, strips - 1).astype(int), sign * along)
+    return float(fronts.sum(0).max())
+
+
 def _whose(scene: _Scene) -> scenery.Body:
     return scene.actor if scene.rng.random() < 0.85 else scenery.body(scene.rng)
 
 
 def _hand(scene: _Scene, width: float, x: Floats, y: Floats, towards: float, acting: bool = False) -> _Layer:
     """A hand at (x, y) on an arm that leaves in the direction `towards` (radians) and goes on beyond the border."""
-    sprite = scenery.hand(scene.rng, width * scene.px, _whose(scene))
+    sprite = scenery.hand(scene.rng, min(width, 0.2) * scene.px, _whose(scene))  # a near one is out of focus
     sway = _smooth_noise(scene.rng, scene.frames, 0.05, 2)
     angle = (towards - np.pi / 2 + sway).astype(np.float32)  # at angle 0 the arm leaves downwards, towards pi / 2
     return _Layer(sprite, scenery.ARM * width / len(sprite.rgba), x, y, scene.constant(1), angle, acting)
@@ -137,25 +158,24 @@ def _visit(scene: _Scene, chance: float) -> Floats:
 
 
 def _grip(
-    scene: _Scene, thing: _Layer, radius: float, towards: float, acting: bool, visits: float = 0.45, width: float = 0
+    scene: _Scene, thing: _Layer, radius: float, towards: float, acting: bool, away: Floats, width: float = 0
 ) -> None:
-    """Adds a hand, or two, that hold `thing` and follow it, and at times the shadow that it casts."""
+    """Adds a hand, or two, that hold `thing` and follow it while `away` is 0, and at times the shadow that it casts."""
     rng = scene.rng
     if rng.random() < 0.35:
         _cast(scene, thing, radius)
     hands = []
-    away = 1.1 * _visit(scene, visits)
     other = np.pi - towards + rng.normal(0, 0.4)  # the arm on the other side
     for arm in [towards] if rng.random() < 0.85 else [towards, other]:
         dx, dy = np.cos(arm), np.sin(arm)
-        reach = radius * rng.uniform(0.3, 0.9)
-        x = thing.x + (reach * thing.scale + away) * dx
-        y = thing.y + (reach * thing.scale + away) * dy
         size = width or _hand_width(scene)
+        reach = _outline(scene, thing, arm)[0].max() * rng.uniform(0.4, 1) + size * rng.uniform(0, 0.4)
+        x = thing.x + (reach * thing.scale + 1.1 * away) * dx
+        y = thing.y + (reach * thing.scale + 1.1 * away) * dy
         hand = _hand(scene, size, x.astype(np.float32), y.astype(np.float32), arm, acting)
         hand.scale, hand.depth = thing.scale, thing.depth
         hands.append(hand)
-    scene.layers += [thing, *hands] if rng.random() < 0.65 else [*hands, thing]
+    scene.layers += [thing, *hands] if rng.random() < 0.5 else [*hands, thing]
 
 
 def _cast(scene: _Scene, thing: _Layer, radius: float) -> None:
@@ -177,7 +197,7 @@ def _radius(scene: _Scene) -> float:
 
 
 def _hand_width(scene: _Scene) -> float:
-    return float(scene.rng.uniform(0.075, 0.13)) * scene.close
+    return float(scene.rng.uniform(0.075, 0.15)) * scene.close
 
 
 def _move(dx: float, dy: float, grip: str = "any") -> Callable[[_Scene], None]:
@@ -185,7 +205,7 @@ def _move(dx: float, dy: float, grip: str = "any") -> Callable[[_Scene], None]:
 
     def direct(scene: _Scene) -> None:
         rng, r = scene.rng, _radius(scene)
-        distance = rng.uniform(0.33, 0.68)
+        distance = rng.uniform(0.25, 0.68)
         slant = rng.normal(0, 0.1)
         vx, vy = distance * (dx - slant * dy), distance * (dy + slant * dx)
         # The middle of the path is drawn, not its start, so that no single place gives the direction away.
@@ -198,7 +218,7 @@ def _move(dx: float, dy: float, grip: str = "any") -> Callable[[_Scene], None]:
             towards = float(np.arctan2(-dy, -dx) + rng.normal(0, 0.5))
         if dy and rng.random() < 0.5:  # on a table: what is further up is further away
             thing.scale = (1 + rng.uniform(0.1, 0.5) * (thing.y - my)).astype(np.float32)
-        _grip(scene, thing, r, towards, True)
+        _grip(scene, thing, r, towards, True, _visit(scene, 0.45))
 
     return direct
 
@@ -209,49 +229,54 @@ def _depth(growth: int) -> Callable[[_Scene], None]:
     def direct(scene: _Scene) -> None:
         rng = scene.rng
         factor = rng.uniform(2.0, 3.2)
-        r, width = rng.uniform(0.15, 0.28) / factor, rng.uniform(0.16, 0.3) / factor
+        r, width = rng.uniform(0.15, 0.34) / factor, rng.uniform(0.16, 0.36) / factor
         near, far = rng.uniform(0.3, 0.7, 2), rng.normal(0, 0.06, 2) - (0, 0.05)
         q = scene.p if growth > 0 else 1 - scene.p
         x, y = ((c + d * (1 - q)).astype(np.float32) for c, d in zip(near, far, strict=True))
         thing = _object(scene, r, x, y, True)
         thing.scale = (factor**q).astype(np.float32)
-        _grip(scene, thing, r, _arm_direction(rng), True, visits=0.15, width=width)
+        _grip(scene, thing, r, _arm_direction(rng), True, _visit(scene, 0.15), width)
 
     return direct
 
 
 def _pair(kind: str) -> Callable[[_Scene], None]:
-    """Two things on a line: closer, apart, collide or pass."""
+    """Two things on a line: closer, apart, collide or pass. Somebody moves them, mostly one with each hand."""
 
     def direct(scene: _Scene) -> None:
-        rng = scene.rng
-        radii = [0.8 * _radius(scene), 0.8 * _radius(scene)]
-        touch = sum(radii)
+        rng, p = scene.rng, scene.p
         line = rng.normal(0, 0.25) if rng.random() < 0.8 else rng.uniform(-np.pi, np.pi)
         along, across = np.array([np.cos(line), np.sin(line)]), np.array([-np.sin(line), np.cos(line)])
-        middle = np.array([rng.uniform(0.42, 0.58), rng.uniform(0.42, 0.6)])
-        far, near = touch + rng.uniform(0.33, 0.55), touch * rng.uniform(1.05, 1.3)
-        p, offset = scene.p, np.zeros(scene.frames)
+        middle = np.array([rng.uniform(0.4, 0.6), rng.uniform(0.4, 0.65)])
+        radii = [min(rng.uniform(0.8, 1.4) * _radius(scene), 0.22) for _ in range(2)]
+        things = [_object(scene, radius, p, p, True) for radius in radii]  # put in their places below
+        touch = _touch(scene, things, line)
+        far = touch + rng.uniform(0.3, 0.6) + (0 if kind == "pass" else rng.choice([0, 0, 0.3]))  # or out of view
+        near = touch + rng.uniform(0.04 if kind == "closer" else 0, 0.14)
+        offset = 0.0
         if kind == "closer":
             gap = far + (near - far) * p
         elif kind == "apart":
             gap = near + (far - near) * p
         elif kind == "pass":
-            gap, offset = far * (1 - 2 * p), scene.constant(touch * rng.uniform(0.35, 0.6) * rng.choice([-1, 1]))
-        else:  # collide: they meet, then recoil
-            hit = rng.uniform(0.5, 0.7)
-            recoil = rng.uniform(0.2, 0.45)
-            gap = np.where(p < hit, far + (0.92 * touch - far) * p / hit, 0.92 * touch + recoil * (p - hit) / (1 - hit))
+            beside = sum(np.ptp(_outline(scene, thing, line)[1]) for thing in things) / 2
+            gap, offset = far * (1 - 2 * p), min(beside * rng.uniform(0.35, 1), 0.35) * rng.choice([-1, 1])
+        else:  # collide: they meet, then recoil, or stay together
+            hit, recoil = (rng.uniform(0.5, 0.7), rng.uniform(0.2, 0.45)) if rng.random() < 0.7 else (1, 0)
+            gap = np.interp(p, (0, hit, 1), (far, touch - 0.01, touch + recoil))
         share = rng.choice([0.5, 0.5, rng.uniform(0.2, 0.8)])  # who moves how much
-        for sign, part, radius in ((-1, share, radii[0]), (1, 1 - share, radii[1])):
+        body, spread = _arm_direction(rng), rng.lognormal(0.3, 0.8)  # where the arms come from, and how far apart
+        home = np.array([np.cos(body), np.sin(body)])
+        away, taken = _visit(scene, 0.5), rng.random() < 0.35  # the hands come and leave with the things, or without
+        for sign, part, thing, radius in zip((-1, 1), (share, 1 - share), things, radii, strict=True):
             rest = 0.5 * sign * far
             place = rest + 2 * part * (0.5 * sign * gap - rest) if kind != "pass" else 0.5 * sign * gap
-            centre = middle[:, None] + along[:, None] * place + across[:, None] * (0.5 * sign * offset)
-            x, y = centre.astype(np.float32)
-            thing = _object(scene, radius, x, y, True)
-            if rng.random() < 0.8:
-                outward = float(np.arctan2(*(sign * along)[::-1]) + rng.normal(0, 0.5))
-                _grip(scene, thing, radius, outward if rng.random() < 0.5 else _arm_direction(rng), True, visits=0.3)
+            centre = middle + 0.5 * sign * offset * across + place[:, None] * along
+            thing.x, thing.y = (centre + 1.1 * taken * away[:, None] * home).astype(np.float32).T
+            if rng.random() < 0.85:
+                towards = float(np.arctan2(*(home + spread * sign * along)[::-1]) + rng.normal(0, 0.2))
+                width = rng.uniform(0.8, 1.5) * _hand_width(scene)
+                _grip(scene, thing, radius, towards, True, (1 - taken) * away, width)
             else:
                 scene.layers.append(thing)
 
@@ -285,7 +310,7 @@ def _hold(scene: _Scene) -> None:
     x = rng.uniform(0.3, 0.7) + _smooth_noise(rng, scene.frames, tremor, 5)
     y = rng.uniform(0.3, 0.7) + _smooth_noise(rng, scene.frames, tremor, 5)
     thing = _object(scene, r, x.astype(np.float32), y.astype(np.float32), True)
-    _grip(scene, thing, r, _arm_direction(rng), True, visits=0)
+    _grip(scene, thing, r, _arm_direction(rng), True, scene.constant(0))
     scene.still = True
 
 
@@ -295,7 +320,7 @@ def _scenery(scene: _Scene) -> None:
     thing = _object(scene, r, scene.constant(rng.uniform(0.25, 0.75)), scene.constant(rng.uniform(0.25, 0.75)))
     thing.depth = rng.uniform(1, 1.3)
     if rng.random() < 0.6:
-        _grip(scene, thing, r, _arm_direction(rng), False, visits=0)
+        _grip(scene, thing, r, _arm_direction(rng), False, scene.constant(0))
     else:
         scene.layers.append(thing)
 
@@ -396,17 +421,18 @@ def _stray(scene: _Scene) -> _Layer:
 def _distract(scene: _Scene, moving: int) -> None:
     """What stands about behind the action: things that lie still, perhaps somebody, and `moving` things that do not."""
     rng = scene.rng
-    if rng.random() < 0.15:
-        size = rng.uniform(0.6, 1.3)
+    if rng.random() < 0.2:
+        size = rng.uniform(0.6, 1.7)
         px = round(size * scene.px)
         x = rng.uniform(0.1, 0.9) + _smooth_noise(rng, scene.frames, 0.012 if moving else 0, 3)
-        y, angle = scene.constant(rng.uniform(0.9, 1.3)), _smooth_noise(rng, scene.frames, 0.03 if moving else 0, 3)
+        y = scene.constant(rng.uniform(0.9, 1 + 0.3 * size))
+        angle = _smooth_noise(rng, scene.frames, 0.03 if moving else 0, 3)
         scene.layers.append(
             _Layer(scenery.person(rng, px, _whose(scene)), size / px, x, y, scene.constant(1), angle, depth=0.9)
         )
-    for _ in range(int(rng.integers(0, 4))):
+    for _ in range(int(rng.choice([0, 0, 1, 1, 3]))):
         x, y = scene.constant(rng.uniform(0, 1)), scene.constant(rng.uniform(0.1, 1))
-        scene.layers.append(_object(scene, rng.uniform(0.07, 0.15), x, y))
+        scene.layers.append(_object(scene, _radius(scene), x, y))
     scene.layers += [_stray(scene) for _ in range(moving)]
 
 
@@ -440,7 +466,7 @@ def _progress(rng: Generator, u: Floats) -> tuple[Floats, float, float]:
     falling, growing, or broken by a pause. All of it is as likely backwards in time.
     """
     kind = rng.integers(4)
-    length = rng.uniform(0.5, 0.9) if kind == 3 else rng.choice([rng.uniform(0.25, 0.5), rng.uniform(0.4, 0.8)])
+    length = rng.uniform(0.5, 0.9) if kind == 3 else rng.choice([rng.uniform(0.15, 0.5), rng.uniform(0.4, 0.8)])
     start = (1.12 - length) * rng.beta(0.35, 0.35) - 0.06  # at times the clip begins or ends in the midst of it
     s = np.clip((u - start) / length, 0, 1)
     if kind == 0:
@@ -461,7 +487,7 @@ def _progress(rng: Generator, u: Floats) -> tuple[Floats, float, float]:
 def _plan(rng: Generator, label: int, frames: int, size: int) -> _Scene:
     """Draws when the action happens, how the hand-held camera shakes, what is around, and lets the class direct."""
     u = np.linspace(0, 1, frames, dtype=np.float32)
-    calm = rng.random() < 0.25  # clips are easy and hard, as real ones are
+    calm = rng.random() < 0.45  # clips are easy and hard, as real ones are
     shake = 0.0 if calm else rng.choice([0.0, 0.004, 0.008, 0.012, 0.018])
     moving = 0 if calm else int(rng.choice([1, 1, 2, 2, 3]))
     drift = rng.normal(0, 0 if calm else 0.02, 2) * (u - 0.5)[:, None]
@@ -471,8 +497,8 @@ def _plan(rng: Generator, label: int, frames: int, size: int) -> _Scene:
         np.ones(frames, np.float32) + _smooth_noise(rng, frames, 0.5 * shake, 6),
         _smooth_noise(rng, frames, shake, 6),
     )
-    close = float(np.exp(0.8 * rng.random() ** 2 - 0.1))
-    scene = _Scene(rng, frames, size, u, *_progress(rng, u), camera, scenery.body(rng), close)
+    close, aspect = float(np.exp(rng.uniform(-0.3, 0.8))), float(np.exp(rng.uniform(-0.1, 0.6)))
+    scene = _Scene(rng, frames, size, u, *_progress(rng, u), camera, scenery.body(rng), close, aspect)
     _distract(scene, moving)
     _DIRECTIONS[CLASSES[label]](scene)
     _cover(scene, moving > 0)
@@ -506,11 +532,13 @@ def _view(camera: _Camera, times: Floats, depth: float, size: int) -> Floats:
     return _similarity(size * zoom**depth, roll, lambda linear: size / 2 - (linear @ centre[..., None])[..., 0])
 
 
-def _pose(layer: _Layer, times: Floats) -> Floats:
-    """(n, 2, 3) matrices from the sprite's pixels to the world."""
+def _pose(layer: _Layer, times: Floats, aspect: float) -> Floats:
+    """(n, 2, 3) matrices from the sprite's pixels to the world, squeezed as the film is."""
     x, y, scale, angle = (_curve(v, times) for v in (layer.x, layer.y, layer.scale, layer.angle))
-    place, anchor = np.stack([x, y], -1), np.array(layer.sprite.anchor)
-    return _similarity(layer.unit * scale, angle, lambda linear: place - linear @ anchor)
+    matrices = _similarity(layer.unit * scale, angle, lambda linear: -linear @ layer.sprite.anchor)
+    matrices *= [[aspect**-0.5], [aspect**0.5]]
+    matrices[..., 2] += np.stack([x, y], -1)
+    return matrices
 
 
 def _after(outer: Floats, inner: Floats) -> Floats:
@@ -540,7 +568,7 @@ def _draw(scene: _Scene, background: Bytes, times: Floats, size: int) -> tuple[F
             background, matrices[i], (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT
         )
     for layer in scene.layers:
-        matrices = _after(_view(scene.camera, times, layer.depth, size), _pose(layer, times))
+        matrices = _after(_view(scene.camera, times, layer.depth, size), _pose(layer, times, scene.aspect))
         h, w = layer.sprite.rgba.shape[:2]
         corners = matrices @ np.array([[0.0, w, 0, w], [0, 0, h, h], [1, 1, 1, 1]])
         low = np.clip(np.floor(corners.min(-1)), 0, size).astype(int)
@@ -571,13 +599,20 @@ def _film(rng: Generator, frames: Floats) -> Bytes:
     size = frames.shape[1]
     r = np.hypot(*np.mgrid[-1 : 1 : size * 1j, -1 : 1 : size * 1j]).astype(np.float32)
     gain = rng.uniform(0.75, 1.3) * (1 + rng.normal(0, 0.06, 3)) * (1 - rng.choice([0, 0.2]) * r[..., None] ** 2)
-    turns, depth = ((2, 0.1), (12, 0.04), (6, 0.02), (6, 0))[rng.integers(4)]  # the exposure adapts, or a lamp flickers
+    turns, depth = ((2, 0.1), (12, 0.04), (6, 0.02), (6, 0))[rng.integers(4)]  # exposure wanders, a lamp flickers
     flicker = 1 + _smooth_noise(rng, len(frames), depth, turns)
+    if rng.random() < 0.25:  # the camera corrects itself
+        since = np.linspace(0, 1, len(frames), dtype=np.float32) - rng.uniform(0, 1)
+        flicker *= np.exp(rng.normal(0, 0.3) * _eased(since / rng.uniform(0.02, 0.3)))
+    grey = frames @ np.array([0.3, 0.6, 0.1], np.float32)
+    level = grey.mean((1, 2))
+    flicker *= (level.mean() / (level + 1)) ** rng.choice([0, 0, 0.5, 1])  # or adapts to what is in view
+    frames = frames + np.float32(rng.uniform(-0.1, 0.7)) * (grey - level.mean())[..., None]  # contrast
     frames = frames * gain.astype(np.float32) * flicker[:, None, None, None] + np.float32(rng.uniform(-15, 25))
     if rng.random() < 0.4:
         sigma = rng.uniform(0.3, 0.012 * size + 0.3)
         frames = np.stack([cv2.GaussianBlur(f, (0, 0), sigma) for f in frames])
-    noise = rng.choice([0.0, 0.0, 4.0, 9.0])
+    noise = rng.choice([0.0, 0.0, 0.0, 4.0, 9.0])
     if noise:
         frames = frames + np.float32(noise) * rng.standard_normal(frames.shape, dtype=np.float32)
     film = np.clip(frames, 0, 255).astype(np.uint8)

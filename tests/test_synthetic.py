@@ -2,6 +2,7 @@
 
 import hashlib
 
+import cv2
 import numpy as np
 import pytest
 
@@ -62,7 +63,7 @@ def plan_digest() -> str:
 
 def test_the_generator_is_the_one_that_its_version_names():
     """Whoever changes what clips look like raises VERSION, trains anew, makes every table anew, then this hash."""
-    assert (synthetic.VERSION, plan_digest()) == (2, "5e15d83052debe5a403138a72485db19b4d4bbbfaf27ed7199bf0c57d3b1ffc8")
+    assert (synthetic.VERSION, plan_digest()) == (3, "8cb3c2f3abdb0ce2cdc151b709b25a37ecd3e57a3aee3b700cbcb29b395bd55e")
 
 
 def test_the_drawing_is_the_one_that_the_version_names():
@@ -73,14 +74,14 @@ def test_the_drawing_is_the_one_that_the_version_names():
     np.testing.assert_allclose(thumbnails, THUMBNAILS, atol=2)
 
 
-THUMBNAILS = [[118.8, 155.3, 148.6, 119.6], [112.1, 93.3, 109.0, 148.6], [130.7, 114.2, 138.5, 112.9]]
+THUMBNAILS = [[87.8, 44.3, 108.5, 110.0], [119.2, 138.3, 113.6, 135.6], [78.5, 65.7, 106.8, 87.8]]
 
 
 @pytest.mark.parametrize("name", [name for k, name in enumerate(CLASSES) if k not in CAMERA])
 def test_what_acts_has_a_mask_and_the_mask_is_a_small_part(name):
-    samples = [generate(seed, 8, 32) for seed in seeds(name, 6)]
+    samples = [generate(seed, 8, 32) for seed in seeds(name, 16)]
     shares = np.concatenate([sample.mask[sample.action].mean((1, 2)) for sample in samples])
-    assert 0 < np.median(shares) < 0.25
+    assert 0 < np.median(shares) < 0.35
 
 
 @pytest.mark.parametrize("label", CAMERA)
@@ -90,9 +91,9 @@ def test_a_camera_class_has_an_empty_mask_and_an_action(label):
     assert sample.action.any()
 
 
-def test_the_median_mask_covers_3_to_12_percent():
+def test_the_median_mask_covers_5_to_18_percent():
     shares = np.concatenate([generate(seed, 6, 48).mask.mean((1, 2)) for seed in range(180)])
-    assert 0.03 <= np.median(shares[shares > 0]) <= 0.12
+    assert 0.05 <= np.median(shares[shares > 0]) <= 0.18
 
 
 def test_holding_is_its_own_evidence():
@@ -117,6 +118,34 @@ def test_what_acts_moves_the_way_the_class_says(name, axis, sign):
         thing = min(acting, key=lambda layer: layer.sprite.rgba.shape[0] / layer.sprite.rgba.shape[1])
         path = thing.x if axis == 1 else thing.y
         assert sign * (path[-1] - path[0]) > 0.15
+
+
+def test_the_outline_of_a_thing_is_where_it_is_drawn():
+    """Its lowest and its rightmost pixel, in a film that was squeezed."""
+    for seed in range(0, 36, 3):
+        scene = plan(seed, 2, 128)
+        thing = synthetic._object(scene, 0.2, scene.constant(0.5), scene.constant(0.5), True)
+        scene.layers, scene.camera = [thing], synthetic._Camera(*(scene.constant(v) for v in (0, 0, 1, 0)))
+        seen = synthetic._draw(scene, np.zeros((9, 9, 3), np.uint8), np.zeros(1), 128)[1][0] > 0.5
+        for axis, direction in ((0, 0), (1, np.pi / 2)):
+            edge = np.flatnonzero(seen.any(axis)).max() / 128 - 0.5
+            assert abs(synthetic._outline(scene, thing, direction)[0].max() - edge) < 0.02
+
+
+@pytest.mark.parametrize(("name", "touching"), [("so they collide with", True), ("closer to", False)])
+def test_two_things_that_collide_touch_and_two_that_come_closer_do_not(name, touching):
+    """As they are drawn where they are nearest, seen from far enough."""
+    for seed in seeds(f"Moving something and something {name} each other", 12):
+        scene = plan(seed, 400, 64)
+        scene.camera = synthetic._Camera(*(scene.constant(v) for v in (0, 0, 0.5, 0)))
+        a, b = (layer for layer in scene.layers if layer.acting and np.ptp(layer.sprite.rgba.shape[:2]) == 0)
+        nearest = np.argmin(np.hypot(a.x - b.x, a.y - b.y))
+        places = []
+        for thing in (a, b):
+            scene.layers = [thing]
+            places.append(synthetic._draw(scene, np.zeros((9, 9, 3), np.uint8), np.array([nearest]), 128)[1][0] > 0.3)
+        gap = cv2.distanceTransform((~places[0]).astype(np.uint8), cv2.DIST_L2, 5)[places[1]].min()
+        assert (gap < 2) == touching  # pixels of 1 / 64 view
 
 
 @pytest.mark.parametrize(
