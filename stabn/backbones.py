@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 if TYPE_CHECKING:
     from stabn.model import Config
@@ -173,6 +174,11 @@ def channels_last(network: nn.Module) -> None:
         if isinstance(layer, nn.Conv3d | nn.Conv2d):
             order = torch.channels_last_3d if isinstance(layer, nn.Conv3d) else torch.channels_last
             layer.to(memory_format=order)  # type: ignore[call-overload]
+
+
+def batch_norms(network: nn.Module) -> list[_BatchNorm]:
+    """All layers of batch norm. In `eval()` one works as at inference: by its running statistics, which then stay."""
+    return [each for each in network.modules() if isinstance(each, _BatchNorm)]
 
 
 @lru_cache

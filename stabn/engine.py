@@ -33,7 +33,6 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -133,7 +132,7 @@ class Statistics:
     which started from what was before. So they do not depend on which process saw which part, or in which order."""
 
     def __init__(self, network: nn.Module) -> None:
-        layers = [each for each in network.modules() if isinstance(each, _BatchNorm)]
+        layers = backbones.batch_norms(network)
         kept = [(layer.running_mean, layer.running_var, layer.num_batches_tracked) for layer in layers]
         self.running = [each for mean, variance, _ in kept for each in (mean, variance) if each is not None]
         self.counts = [count for *_, count in kept if count is not None]

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stabn.backbones import batch_norms
 from stabn.model import STABN, Attention
 
 
@@ -115,7 +116,7 @@ def _parts(attention: Attention) -> tuple[Tensor, Tensor]:
 @contextmanager
 def _beside(network: nn.Module, learns: bool) -> Iterator[None]:
     """A pass over changed clips: batch norm works as at inference, and the weights learn only if told to."""
-    norms = [each for each in network.modules() if isinstance(each, nn.BatchNorm3d | nn.BatchNorm2d)]
+    norms = [each for each in batch_norms(network) if each.training]
     flags = [(each, each.requires_grad) for each in network.parameters()]
     try:
         for each in norms:

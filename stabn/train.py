@@ -50,6 +50,9 @@ class Options:
     the first one of SGD (momentum 0.9), see --patience."""
     decay: float = 0.05
     """Weight decay."""
+    freeze_norm: float = 0.0
+    """Share of the steps, at the end, in which batch norm works as at inference: an answer then depends on no other
+    clip of its batch. With --data it is not used."""
     init: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None
     """Weights to start from, every tensor that fits: the extractor and the perception branch of a trained backbone. Or
     `imagenet`, which downloads torchvision's 2D ResNet of the same depth, or a file of torchvision's weights; both are
@@ -319,6 +322,8 @@ def check(options: Options) -> None:
             raise UsageError(f"--{flag} is {getattr(options, name)}: it must be at least {lowest}")
     if not 0 <= options.rate < 1:
         raise UsageError(f"--rate is {options.rate}: it must be at least 0 and below 1")
+    if not 0 <= options.freeze_norm <= 1:
+        raise UsageError(f"--freeze-norm is {options.freeze_norm}: it is a share of the steps, from 0 to 1")
     asked = (options.keep, options.erase, *options.price, options.invert, options.answer, options.masks)
     flags = "--keep, --erase, --price, --invert, --answer and --masks"
     if min(asked) < 0:
@@ -452,6 +457,9 @@ def _train(options: Options) -> None:
     for frames, labels, *evidence in progress:
         clips = network.normalise(frames.to(device).permute(0, 4, 1, 2, 3).float())
         clips, labels = clips.contiguous(memory_format=torch.channels_last_3d), labels.to(device)
+        if step >= options.steps * (1 - options.freeze_norm):
+            for layer in backbones.batch_norms(network):
+                layer.eval()
         for group in optimizer.param_groups:
             group["lr"] = rate_at(step, options)
         with torch.autocast(device.type, torch.bfloat16, enabled=options.precision == "bf16"):
@@ -500,7 +508,7 @@ def _train(options: Options) -> None:
 
 # Options that decide nothing about the weights, and those of one kind of data only.
 _FREE = {"out", "device", "threads", "workers", "save_every", "check", "data"}
-_GENERATED = ("steps", "keep", "erase", "price", "invert", "answer", "masks", "backgrounds")
+_GENERATED = ("steps", "keep", "erase", "price", "invert", "answer", "freeze_norm", "masks", "backgrounds")
 _VIDEOS = ("validation", "epochs", "patience", "accumulate", "channels_last", "compile")
 
 

@@ -11,6 +11,7 @@ import torch
 
 import stabn
 from stabn import synthetic, train
+from stabn.backbones import batch_norms
 from stabn.train import Options
 
 
@@ -60,7 +61,10 @@ def test_training_writes_weights_that_load_and_say_how_they_were_made(options):
     assert log[0]["loss"] == pytest.approx(log[0]["perception"] + log[0]["attention"], rel=1e-4)
 
 
-@pytest.mark.parametrize("more", [{}, {"keep": 1.0, "erase": 1.0, "price": (6.0, 1.0), "invert": 0.5, "masks": 1.0}])
+FAITHFUL = {"keep": 1.0, "erase": 1.0, "price": (6.0, 1.0), "invert": 0.5}
+
+
+@pytest.mark.parametrize("more", [{}, FAITHFUL | {"masks": 1.0, "freeze_norm": 0.5}])
 def test_a_killed_run_goes_on_to_the_same_weights(options, tmp_path, monkeypatch, more):
     options = replace(options, **more)
     train.train(options)
@@ -71,6 +75,12 @@ def test_a_killed_run_goes_on_to_the_same_weights(options, tmp_path, monkeypatch
     whole, resumed = stabn.load(options.out).state_dict(), stabn.load(killed.out).state_dict()
     for name, tensor in whole.items():
         torch.testing.assert_close(tensor, resumed[name], rtol=0, atol=0)
+
+
+def test_batch_norm_is_frozen_for_a_share_of_the_steps(options):
+    train.train(replace(options, steps=5, freeze_norm=0.5, **FAITHFUL))
+    trained = stabn.load(options.out)
+    assert {layer.num_batches_tracked.item() for layer in batch_norms(trained)} == {3}  # of steps 0 to 2, not 3 and 4
 
 
 def test_a_run_is_not_resumed_with_other_options(options, monkeypatch):
@@ -173,6 +183,7 @@ def test_a_log_that_was_cut_off_is_kept_up_to_there(tmp_path):
     [
         (["--steps", "0"], "error: --steps is 0: it must be at least 1"),
         (["--seed", "-1"], "error: --seed is -1: it must be at least 0"),  # else evaluation clips were trained on
+        (["--freeze-norm", "2"], "error: --freeze-norm is 2.0: it is a share of the steps, from 0 to 1"),
         (["--rate", "nan"], "error: --rate is nan: it must be at least 0 and below 1"),
         (
             ["--price", "-1", "0"],
