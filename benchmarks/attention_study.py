@@ -33,7 +33,8 @@ from stabn.checkpoint import weights_hash
 ROOT = Path(__file__).parent.parent
 KEPT, DOCUMENT, PICTURE = (ROOT / "docs" / f"attention_study.{kind}" for kind in ("json", "md", "png"))
 MAKER = "benchmarks/attention_study.py"
-BUDGET = "--init plain --rate 1e-3 --batch 16"  # `plain` is the backbone that the bundled network began with
+# `plain` is the backbone that the bundled network began with.
+BUDGET = "--init plain --rate 1e-3 --batch 16 --freeze-norm 0.33"
 STEPS = {"screening": 120, "final": 480}
 CLIPS = {"screening": (1_000_000, 300), "final": (0, 1000)}  # the first seed, how many
 
