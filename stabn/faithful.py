@@ -186,3 +186,12 @@ def prepare(network: STABN) -> None:
         weight, bias = layer.parameters()
         weight.mul_(factor)
         bias.fill_(low)
+
+
+@torch.no_grad()
+def lower(network: STABN, by: float) -> None:
+    """Takes `by` from the logits of M_s, the values before its sigmoid. Where they are steep, what it loses lies mostly
+    beside the evidence; a price is slow to get there, as their bias moves by only one learning rate a step."""
+    if network.attention is None or network.attention.spatial is None:
+        raise ValueError("`network` must have spatial attention")
+    network.attention.spatial.get_submodule("1").get_parameter("bias").sub_(by)

@@ -80,6 +80,9 @@ class Options:
     """Faithful attention: weight of the losses under inverted (it must lose) and constant attention (it must not)."""
     answer: float = 0.0
     """Faithful attention: weight of the perception branch's cross-entropy beside the paper's 1."""
+    lower: float = 0.0
+    """Faithful attention: how much lower the logits of M_s start than in --init, so that M_s shows less, and what it
+    shows lies more on what acts. A price takes thousands of steps to do that."""
     masks: float = 0.0
     """Weight of the loss between the attention and the known evidence of generated clips. A comparison: such attention
     shows what it was shown, not what the network needs."""
@@ -324,8 +327,8 @@ def check(options: Options) -> None:
         raise UsageError(f"--rate is {options.rate}: it must be at least 0 and below 1")
     if not 0 <= options.freeze_norm <= 1:
         raise UsageError(f"--freeze-norm is {options.freeze_norm}: it is a share of the steps, from 0 to 1")
-    asked = (options.keep, options.erase, *options.price, options.invert, options.answer, options.masks)
-    flags = "--keep, --erase, --price, --invert, --answer and --masks"
+    asked = (options.keep, options.erase, *options.price, options.invert, options.answer, options.masks, options.lower)
+    flags = "--keep, --erase, --price, --invert, --answer, --masks and --lower"
     if min(asked) < 0:
         raise UsageError(f"{flags} must be at least 0, got {min(asked)}")
     if any(asked) and options.attention != "both":
@@ -419,6 +422,8 @@ def _train(options: Options) -> None:
     trained, origin = initialised(network, options.init)
     if any(weights) and (trained is None or trained.attention is None):
         faithful.prepare(network)
+    if options.lower:
+        faithful.lower(network, options.lower)
     optimizer = torch.optim.AdamW(network.parameters(), options.rate, weight_decay=options.decay)
 
     # What decides the weights; the rest (threads, workers, where to write) may change between two runs.
@@ -508,7 +513,7 @@ def _train(options: Options) -> None:
 
 # Options that decide nothing about the weights, and those of one kind of data only.
 _FREE = {"out", "device", "threads", "workers", "save_every", "check", "data"}
-_GENERATED = ("steps", "keep", "erase", "price", "invert", "answer", "freeze_norm", "masks", "backgrounds")
+_GENERATED = ("steps", "keep", "erase", "price", "invert", "answer", "lower", "freeze_norm", "masks", "backgrounds")
 _VIDEOS = ("validation", "epochs", "patience", "accumulate", "channels_last", "compile")
 
 

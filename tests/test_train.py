@@ -83,6 +83,16 @@ def test_batch_norm_is_frozen_for_a_share_of_the_steps(options):
     assert {layer.num_batches_tracked.item() for layer in batch_norms(trained)} == {3}  # of steps 0 to 2, not 3 and 4
 
 
+def test_m_s_starts_as_much_lower_as_asked_and_nothing_else_changes(options):
+    train.train(replace(options, **FAITHFUL))
+    lowered = replace(options, init=str(options.out), out=options.out.with_name("lowered"), lower=4.0)
+    train.train(replace(lowered, steps=1, rate=0.0, freeze_norm=1.0, **FAITHFUL))
+    before, after = (stabn.load(each.out).state_dict() for each in (options, lowered))
+    before["attention.spatial.1.bias"] -= 4
+    for name, tensor in after.items():
+        torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+
+
 def test_a_run_is_not_resumed_with_other_options(options, monkeypatch):
     killed_after(monkeypatch, 2, replace(options, save_every=1))
     with pytest.raises(ValueError, match=r"other options: batch 2 \(now 3\)"):
@@ -187,12 +197,12 @@ def test_a_log_that_was_cut_off_is_kept_up_to_there(tmp_path):
         (["--rate", "nan"], "error: --rate is nan: it must be at least 0 and below 1"),
         (
             ["--price", "-1", "0"],
-            "error: --keep, --erase, --price, --invert, --answer and --masks must be at least 0, got -1.0",
+            "error: --keep, --erase, --price, --invert, --answer, --masks and --lower must be at least 0, got -1.0",
         ),
         (
             ["--keep", "1", "--attention", "none"],
-            "error: --keep, --erase, --price, --invert, --answer and --masks need spatial and temporal attention: "
-            "leave them out, or --attention none",
+            "error: --keep, --erase, --price, --invert, --answer, --masks and --lower need spatial and temporal "
+            "attention: leave them out, or --attention none",
         ),
     ],
 )
