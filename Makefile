@@ -8,7 +8,7 @@ BIN := .venv/bin
 demo: .venv/ready
 	mkdir -p viz/clips
 	cp "$$($(BIN)/python -c 'from gradio.media import get_video; print(get_video("b.mp4"))')" viz/clips/real.mp4
-	$(BIN)/python -m stabn.synthetic viz/clips/synthetic.mp4 --seed 20
+	$(BIN)/python -m stabn.synthetic viz/clips/synthetic.mp4 --seed 254
 	$(BIN)/stabn-explain viz/clips/real.mp4 viz/clips/synthetic.mp4 --out viz --overwrite
 	@echo "Open viz/synthetic/overlay.mp4 and viz/real/overlay.mp4 in a browser or player; figure.png beside each one."
 
@@ -29,7 +29,7 @@ tables: .venv/ready
 	mkdir -p docs && cp viz/benchmark-$$hash/benchmark.json viz/benchmark-$$hash/benchmark.png docs/
 	$(BIN)/python benchmarks/tables.py
 	$(BIN)/python benchmarks/contact_sheet.py
-	$(BIN)/python -m stabn.synthetic viz/clips/figure.mp4 --seed 20
+	$(BIN)/python -m stabn.synthetic viz/clips/figure.mp4 --seed 254
 	$(BIN)/stabn-explain viz/clips/figure.mp4 --out viz --overwrite
 	$(BIN)/python -c "from PIL import Image; i = Image.open('viz/figure/figure.png'); i.resize((i.width // 2, i.height // 2)).save('docs/figure.png', optimize=True)"
 

@@ -205,7 +205,7 @@ class Example:
     known: Known | None = None
 
 
-SEEDS = {"mug": 20, "ring": 109}  # evaluation seeds: never trained on
+SEEDS = {"mug": 254, "ring": 180}  # evaluation seeds: never trained on
 FRAMES, PIXELS, RATE = 36, 224, 12.0  # of the generated examples
 
 
