@@ -794,12 +794,7 @@ SECTIONS = {
 
 
 def document(kept: Found) -> str:
-    lines = [
-        "# What whole jobs cost",
-        "",
-        "Made by `python benchmarks/performance.py --rounds 5`, figures and text.",
-        "",
-    ]
+    lines = ["# What whole jobs cost", "", "Made by `python benchmarks/performance.py`, figures and text.", ""]
     for name, section in SECTIONS.items():
         if name not in kept:
             continue
